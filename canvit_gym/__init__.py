@@ -1,0 +1,1 @@
+"""canvit-gym: learn where CanViT looks."""

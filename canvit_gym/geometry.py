@@ -1,0 +1,111 @@
+"""The scene frame: viewpoints, grids, sampling and pixel boxes.
+
+Every coordinate in this project is (row, col) in the scene frame [-1, 1]^2, with (-1, -1) the top
+left corner of the picture. A viewpoint is a square crop; its scale is half its side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Viewpoint:
+    """A batch of square crops of the scene.
+
+    centers: float32 [B, 2], (row, col) in [-1, 1].
+    scales: float32 [B], half sides in (0, 1]; 1 is the whole scene.
+
+    Raises ValueError for other shapes or dtypes. Bounds are not checked here, because the model is
+    defined outside the scene too (zero padding); see `check_inside`.
+    """
+
+    centers: Tensor
+    scales: Tensor
+
+    def __post_init__(self) -> None:
+        if self.centers.ndim != 2 or self.centers.shape[1] != 2:
+            raise ValueError(
+                f"Viewpoint centers have shape {tuple(self.centers.shape)}; "
+                "give [batch, 2] with (row, col) in the last axis."
+            )
+        if self.scales.shape != self.centers.shape[:1]:
+            raise ValueError(
+                f"Viewpoint scales have shape {tuple(self.scales.shape)}; "
+                f"give [{self.centers.shape[0]}], one for each center."
+            )
+        if self.centers.dtype != torch.float32 or self.scales.dtype != torch.float32:
+            raise ValueError(
+                f"Viewpoint dtypes are {self.centers.dtype} and {self.scales.dtype}; give float32."
+            )
+
+    @classmethod
+    def full_scene(
+        cls, *, batch_size: int, device: torch.device | str | None = None
+    ) -> Viewpoint:
+        """The whole scene, for each of `batch_size` scenes."""
+        return cls(
+            centers=torch.zeros(batch_size, 2, device=device),
+            scales=torch.ones(batch_size, device=device),
+        )
+
+    @property
+    def batch_size(self) -> int:
+        return self.centers.shape[0]
+
+    def __getitem__(self, index: Tensor | slice) -> Viewpoint:
+        """The viewpoints of some of the scenes, by mask, indices or slice."""
+        return Viewpoint(centers=self.centers[index], scales=self.scales[index])
+
+    def to(self, device: torch.device | str) -> Viewpoint:
+        return Viewpoint(centers=self.centers.to(device), scales=self.scales.to(device))
+
+
+def check_inside(viewpoint: Viewpoint, *, tolerance: float = 1e-5) -> None:
+    """Raise ValueError unless every crop lies in the scene and every number is finite."""
+    reach = viewpoint.centers.abs().amax(dim=1) + viewpoint.scales
+    inside = (viewpoint.scales > 0) & (reach <= 1 + tolerance)  # False for NaN too
+    if not bool(inside.all()):
+        i = int((~inside).nonzero()[0, 0])
+        row, col = viewpoint.centers[i].tolist()
+        raise ValueError(
+            f"Viewpoint {i} (row {row:.4g}, col {col:.4g}, scale {float(viewpoint.scales[i]):.4g}) "
+            "leaves the scene; |row| + scale and |col| + scale must be at most 1, with scale > 0."
+        )
+
+
+def grid_centers(size: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Centres of the cells of a size x size grid over the frame: float32 [size^2, 2], row-major."""
+    axis = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size * 2 - 1
+    rows, cols = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack((rows, cols), dim=-1).reshape(-1, 2)
+
+
+def grid_in_scene(viewpoint: Viewpoint, size: int) -> Tensor:
+    """Scene positions of the cells of a grid laid over each crop: float32 [B, size^2, 2]."""
+    grid = grid_centers(size, device=viewpoint.centers.device)
+    return viewpoint.centers[:, None] + viewpoint.scales[:, None, None] * grid
+
+
+def sample_at_viewpoint(*, spatial: Tensor, viewpoint: Viewpoint, glimpse_size_px: int) -> Tensor:
+    """Crop and resample: [B, C, H, W] -> [B, C, glimpse_size_px, glimpse_size_px], same dtype.
+
+    Bilinear in float32, zero outside the scene, no anti-aliasing at any zoom (paper, section 3).
+    """
+    positions = grid_in_scene(viewpoint, glimpse_size_px)
+    grid = positions.reshape(-1, glimpse_size_px, glimpse_size_px, 2).flip(-1)  # torch wants (x, y)
+    sampled = F.grid_sample(
+        spatial.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return sampled.to(spatial.dtype)
+
+
+def pixel_boxes(viewpoint: Viewpoint, *, scene_size_px: int) -> Tensor:
+    """(top, left, bottom, right) of each crop in pixels of a square scene: float32 [B, 4]."""
+    low = (viewpoint.centers - viewpoint.scales[:, None] + 1) * (scene_size_px / 2)
+    high = (viewpoint.centers + viewpoint.scales[:, None] + 1) * (scene_size_px / 2)
+    return torch.cat((low, high), dim=1)

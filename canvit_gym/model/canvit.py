@@ -1,0 +1,147 @@
+"""CanViT: one glimpse in, an updated canvas and recurrent CLS out (arXiv 2603.22570, section 3)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from canvit_gym.geometry import Viewpoint, grid_centers, grid_in_scene
+from canvit_gym.model.attention import CanvasAttention
+from canvit_gym.model.backbone import Backbone
+from canvit_gym.model.config import CanViTConfig, ReadWriteSchedule
+from canvit_gym.model.rope import rotation_at
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentState:
+    """What CanViT remembers of a scene.
+
+    canvas: float32 [B, registers + G^2, C], registers first, then patches row-major. Its values
+        grow to 1e4: read it through a LayerNorm only.
+    recurrent_cls: float32 [B, 1, D].
+    """
+
+    canvas: Tensor
+    recurrent_cls: Tensor
+
+    def __getitem__(self, index: Tensor | slice) -> RecurrentState:
+        """The states of some of the scenes, by mask, indices or slice."""
+        return RecurrentState(canvas=self.canvas[index], recurrent_cls=self.recurrent_cls[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanViTOutput:
+    """state: the state after the glimpse. glimpse_patches: [B, g^2, D]. vpe: [B, D], or None."""
+
+    state: RecurrentState
+    glimpse_patches: Tensor
+    vpe: Tensor | None
+
+
+class ViewpointEncoding(nn.Module):
+    """Random Fourier features of (row / s, col / s, log s), normalised: one token, float32 [B, D]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(42)
+        self.register_buffer("frequencies", torch.randn(dim // 2, 3, generator=generator))
+        self.frequencies: Tensor
+        self.norm = nn.LayerNorm(dim)
+        nn.init.constant_(self.norm.weight, 1 / math.sqrt(dim))
+
+    def forward(self, viewpoint: Viewpoint) -> Tensor:
+        scales = viewpoint.scales[:, None]
+        with torch.autocast(scales.device.type, enabled=False):
+            z = torch.cat((viewpoint.centers / scales, scales.log()), dim=1)
+            phases = z @ self.frequencies.T
+            return self.norm(torch.cat((phases.cos(), phases.sin()), dim=1))
+
+
+class CanViT(nn.Module):
+    """The core network, without heads. State-dict keys are the published 0.2 ones."""
+
+    def __init__(self, config: CanViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.schedule = ReadWriteSchedule.of(config)
+        dim, canvas_dim = config.backbone.dim, config.canvas_dim
+        self.backbone = Backbone(config.backbone)
+        self.canvas_reads = nn.ModuleList(CanvasAttention.read(config) for _ in self.schedule.reads)
+        self.canvas_writes = nn.ModuleList(
+            CanvasAttention.write(config) for _ in self.schedule.writes
+        )
+        self.vpe = ViewpointEncoding(dim) if config.enable_vpe else None
+        self.backbone_registers = nn.Parameter(
+            torch.randn(1, config.num_backbone_registers, dim) * 0.02
+        )
+        self.init_canvas_registers = nn.Parameter(
+            torch.randn(1, config.num_canvas_registers, canvas_dim) / math.sqrt(canvas_dim)
+        )
+        self.init_canvas_patch = nn.Parameter(
+            torch.randn(1, 1, canvas_dim) / math.sqrt(canvas_dim)
+        )
+        self.init_recurrent_cls = nn.Parameter(torch.randn(1, 1, dim) / math.sqrt(dim))
+
+    def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
+        """The state before the first glimpse; any canvas grid works with any checkpoint."""
+        patches = self.init_canvas_patch.expand(batch_size, canvas_grid_size**2, -1)
+        registers = self.init_canvas_registers.expand(batch_size, -1, -1)
+        return RecurrentState(
+            canvas=torch.cat((registers, patches), dim=1),
+            recurrent_cls=self.init_recurrent_cls.expand(batch_size, -1, -1),
+        )
+
+    def canvas_grid_size(self, state: RecurrentState) -> int:
+        return math.isqrt(state.canvas.shape[1] - self.config.num_canvas_registers)
+
+    def canvas_patches(self, state: RecurrentState) -> Tensor:
+        """The raw canvas without its registers: [B, G^2, C]. Normalise before use."""
+        return state.canvas[:, self.config.num_canvas_registers :]
+
+    def forward(
+        self, *, glimpse: Tensor, state: RecurrentState, viewpoint: Viewpoint
+    ) -> CanViTOutput:
+        """Take in one glimpse, float [B, 3, g * patch, g * patch] with ImageNet normalisation."""
+        patches = self.backbone.patch_embed(glimpse)
+        batch_size, num_patches, _ = patches.shape
+        config = self.config
+
+        glimpse_positions = grid_in_scene(viewpoint, math.isqrt(num_patches))
+        canvas_positions = grid_centers(self.canvas_grid_size(state), device=patches.device)[None]
+        self_rotation = rotation_at(glimpse_positions, head_dim=config.backbone.head_dim)
+        glimpse_rotation = rotation_at(glimpse_positions, head_dim=config.canvas_head_dim)
+        canvas_rotation = rotation_at(canvas_positions, head_dim=config.canvas_head_dim)
+
+        registers = self.backbone_registers.expand(batch_size, -1, -1)
+        prefix = [state.recurrent_cls, registers]
+        if self.vpe is not None:
+            prefix.insert(0, self.vpe(viewpoint).to(patches.dtype)[:, None])
+        tokens = torch.cat((*prefix, patches), dim=1)
+        canvas = state.canvas
+
+        reads = dict(zip(self.schedule.reads, self.canvas_reads, strict=True))
+        writes = dict(zip(self.schedule.writes, self.canvas_writes, strict=True))
+        for i, block in enumerate(self.backbone.blocks):
+            tokens = block(tokens, self_rotation)
+            if i in reads:
+                tokens = tokens + reads[i](
+                    query=tokens, key_value=canvas,
+                    query_rotation=glimpse_rotation, key_rotation=canvas_rotation,
+                )  # fmt: skip
+            if i in writes:
+                canvas = canvas + writes[i](
+                    query=canvas, key_value=tokens,
+                    query_rotation=canvas_rotation, key_rotation=glimpse_rotation,
+                )  # fmt: skip
+
+        cls_index = 0 if self.vpe is None else 1
+        return CanViTOutput(
+            state=RecurrentState(
+                canvas=canvas, recurrent_cls=tokens[:, cls_index : cls_index + 1]
+            ),
+            glimpse_patches=tokens[:, -num_patches:],
+            vpe=None if self.vpe is None else tokens[:, 0],
+        )

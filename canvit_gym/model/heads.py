@@ -1,0 +1,160 @@
+"""CanViT with a head: teacher features for pretraining, class logits for classification.
+
+Heads compute in float32 whatever autocast says: rounding logits changes predictions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from canvit_gym.geometry import Viewpoint
+from canvit_gym.model.canvit import CanViT, CanViTOutput, RecurrentState
+from canvit_gym.model.config import CanViTConfig
+
+_STANDARDIZER_EPS = 1e-6
+
+
+class Readout(nn.Module):
+    """LayerNorm then Linear, float32 out."""
+
+    def __init__(self, *, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(in_dim)
+        self.proj = nn.Linear(in_dim, out_dim)
+        nn.init.constant_(self.norm.weight, 1 / math.sqrt(in_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.proj(self.norm(x.float()))
+
+
+class Standardizer(nn.Module):
+    """Per-position z-score of teacher features [B, N, D]; its statistics come with a checkpoint."""
+
+    def __init__(self, *, num_positions: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_positions, dim))
+        self.register_buffer("var", torch.ones(num_positions, dim))
+        self.register_buffer("fitted", torch.tensor(False))
+        self.mean: Tensor
+        self.var: Tensor
+        self.fitted: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        return (self.var + _STANDARDIZER_EPS).sqrt()
+
+    def fit(self, features: Tensor) -> None:
+        """Take mean and biased variance over samples [S, N, D]."""
+        self.mean.copy_(features.mean(dim=0))
+        self.var.copy_(features.var(dim=0, unbiased=False))
+        self.fitted.fill_(True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        self._check_fitted()
+        return (features - self.mean) / self.std
+
+    def destandardize(self, standardized: Tensor) -> Tensor:
+        self._check_fitted()
+        return standardized * self.std + self.mean
+
+    def _check_fitted(self) -> None:
+        if not bool(self.fitted):
+            raise RuntimeError(
+                "The standardizer has no statistics yet; load a checkpoint or call fit(features)."
+            )
+
+
+class CanViTForPretraining(nn.Module):
+    """CanViT with readouts of its teacher's patch and CLS features (standardized)."""
+
+    def __init__(
+        self, *, canvit_config: CanViTConfig, teacher_dim: int, teacher_patch_grid: int
+    ) -> None:
+        super().__init__()
+        self.teacher_dim, self.teacher_patch_grid = teacher_dim, teacher_patch_grid
+        self.canvit = CanViT(canvit_config)
+        self.teacher_patch_readout = Readout(in_dim=canvit_config.canvas_dim, out_dim=teacher_dim)
+        self.teacher_cls_readout = Readout(in_dim=canvit_config.backbone.dim, out_dim=teacher_dim)
+        self.teacher_patch_standardizer = Standardizer(
+            num_positions=teacher_patch_grid**2, dim=teacher_dim
+        )
+        self.teacher_cls_standardizer = Standardizer(num_positions=1, dim=teacher_dim)
+
+    def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
+        return self.canvit.init_state(batch_size=batch_size, canvas_grid_size=canvas_grid_size)
+
+    def forward(
+        self, *, glimpse: Tensor, state: RecurrentState, viewpoint: Viewpoint
+    ) -> CanViTOutput:
+        return self.canvit(glimpse=glimpse, state=state, viewpoint=viewpoint)
+
+    def predict_teacher_patches(self, state: RecurrentState) -> Tensor:
+        """Standardized teacher patches, [B, G^2, teacher_dim]."""
+        return self.teacher_patch_readout(self.canvit.canvas_patches(state))
+
+    def predict_teacher_cls(self, state: RecurrentState) -> Tensor:
+        """Standardized teacher CLS, [B, teacher_dim]."""
+        return self.teacher_cls_readout(state.recurrent_cls[:, 0])
+
+
+class CanViTForImageClassification(nn.Module):
+    """CanViT with class logits read from the recurrent CLS."""
+
+    def __init__(self, *, canvit_config: CanViTConfig, n_classes: int) -> None:
+        super().__init__()
+        self.n_classes = n_classes
+        self.canvit = CanViT(canvit_config)
+        self.readout = Readout(in_dim=canvit_config.backbone.dim, out_dim=n_classes)
+
+    def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
+        return self.canvit.init_state(batch_size=batch_size, canvas_grid_size=canvas_grid_size)
+
+    def logits(self, state: RecurrentState) -> Tensor:
+        """Class logits float32 [B, n_classes]."""
+        return self.readout(state.recurrent_cls[:, 0])
+
+    def forward(
+        self, *, glimpse: Tensor, state: RecurrentState, viewpoint: Viewpoint
+    ) -> tuple[Tensor, RecurrentState]:
+        """(logits float32 [B, n_classes], the state after the glimpse)."""
+        state = self.canvit(glimpse=glimpse, state=state, viewpoint=viewpoint).state
+        return self.logits(state), state
+
+    @classmethod
+    def fuse(
+        cls, pretrained: CanViTForPretraining, *, probe_weight: Tensor, probe_bias: Tensor
+    ) -> CanViTForImageClassification:
+        """A classifier from a pretrained model and a linear probe of its teacher's CLS.
+
+        probe_weight [n_classes, teacher_dim], probe_bias [n_classes]. CLS readout, inverse
+        z-score and probe are linear one after another, so they become one Linear (in float64).
+        Shares the core with `pretrained`. Raises ValueError where the probe's width disagrees.
+        """
+        n_classes, in_features = probe_weight.shape
+        if in_features != pretrained.teacher_dim:
+            raise ValueError(
+                f"The probe reads {in_features} features, but this CanViT predicts a teacher of "
+                f"{pretrained.teacher_dim}; choose the probe of the same teacher."
+            )
+        source, standardizer = pretrained.teacher_cls_readout, pretrained.teacher_cls_standardizer
+        standardizer._check_fitted()
+        with torch.no_grad():
+            weight = probe_weight.double()
+            sigma = (standardizer.var.double()[0] + _STANDARDIZER_EPS).sqrt()
+            mu = standardizer.mean.double()[0]
+            fused = weight * sigma @ source.proj.weight.double()
+            bias = weight @ (sigma * source.proj.bias.double() + mu) + probe_bias.double()
+        # Built without a core of its own: the one of `pretrained` takes its place.
+        with torch.device("meta"):
+            model = cls(canvit_config=pretrained.canvit.config, n_classes=n_classes)
+        model.canvit = pretrained.canvit
+        model.readout = Readout(in_dim=source.proj.in_features, out_dim=n_classes)
+        with torch.no_grad():
+            model.readout.norm.load_state_dict(source.norm.state_dict())
+            model.readout.proj.weight.copy_(fused)
+            model.readout.proj.bias.copy_(bias)
+        return model
