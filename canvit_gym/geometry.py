@@ -109,3 +109,40 @@ def pixel_boxes(viewpoint: Viewpoint, *, scene_size_px: int) -> Tensor:
     low = (viewpoint.centers - viewpoint.scales[:, None] + 1) * (scene_size_px / 2)
     high = (viewpoint.centers + viewpoint.scales[:, None] + 1) * (scene_size_px / 2)
     return torch.cat((low, high), dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlimpseSpec:
+    """How a model looks: side of a glimpse in pixels, cells on a side of the canvas, and the
+    smallest scale that is worth looking at (a glimpse then shows the scene pixel by pixel)."""
+
+    glimpse_size_px: int
+    canvas_grid_size: int
+    min_scale: float
+
+
+OFFICIAL_GLIMPSE = GlimpseSpec(glimpse_size_px=128, canvas_grid_size=32, min_scale=0.05)
+"""The published protocol: 512 px scenes (paper, section 4)."""
+
+MINI_GLIMPSE = GlimpseSpec(glimpse_size_px=32, canvas_grid_size=8, min_scale=0.25)
+"""The embedded model's: 128 px scenes."""
+
+
+def random_viewpoint(
+    *, batch_size: int, min_scale: float, generator: torch.Generator | None = None
+) -> Viewpoint:
+    """The paper's R-IID: scales in [min_scale, 1] with density falling to 0 at 1, always inside.
+
+    Drawn on the generator's device (CPU without one).
+    """
+    device = None if generator is None else generator.device
+    u = torch.rand(batch_size, generator=generator, device=device)
+    reach = u.sqrt() * (1 - min_scale)  # how far the centre may be from the middle
+    offsets = torch.rand(batch_size, 2, generator=generator, device=device) * 2 - 1
+    return Viewpoint(centers=offsets * reach[:, None], scales=1 - reach)
+
+
+def clip_into_scene(*, centers: Tensor, scales: Tensor) -> Viewpoint:
+    """The viewpoints nearest to these centers [B, 2] whose crops of these scales [B] fit."""
+    reach = (1 - scales)[:, None]
+    return Viewpoint(centers=centers.clamp(-reach, reach), scales=scales)

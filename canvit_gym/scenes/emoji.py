@@ -1,0 +1,234 @@
+"""Find and name the animal: endless generated scenes that are cheap to draw and hard at a glance.
+
+One animal lies among seven other objects and about twenty fragments of clutter on three kinds of
+ground. Looked at whole, with few pixels, the scene gives little away; looked at closely it is easy.
+"""
+
+from functools import cache
+from operator import index as as_int
+from typing import Literal, get_args
+
+import numpy as np
+
+from canvit_gym.scenes import sprites, textures
+from canvit_gym.scenes.base import Box, Scene, SceneObject
+from canvit_gym.scenes.sprites import ANIMALS, OBJECTS, Style
+from canvit_gym.scenes.textures import STUFF
+
+Split = Literal["backbone", "train", "test", "test_style"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+SIZE_PX = 128
+MASK_CLASS_NAMES: tuple[str, ...] = (*ANIMALS, *OBJECTS, *STUFF, "fragment")
+FIRST_OBJECT = len(ANIMALS)
+FIRST_STUFF = FIRST_OBJECT + len(OBJECTS)
+FRAGMENT = FIRST_STUFF + len(STUFF)
+
+N_OBJECTS = 7
+ANIMAL_PX = tuple(range(18, 29, 2))
+OBJECT_PX = tuple(range(16, 31, 2))
+"""Longer sides, in pixels. Even ones only: the cache of sprites is half as large, unseen."""
+
+_STYLES: dict[Split, tuple[Style, ...]] = {
+    "backbone": ("fluent", "twemoji"),
+    "train": ("fluent", "twemoji"),
+    "test": ("fluent", "twemoji"),
+    "test_style": ("noto",),
+}
+_LENGTHS: dict[Split, int] = {
+    "backbone": 2**31 - 1,
+    "train": 2**31 - 1,
+    "test": 100_000,
+    "test_style": 100_000,
+}
+_LIGHTS = 64
+_NOISE_PX = 256
+_NOISE_LEVEL = 5  # pixel noise is uniform on -5 .. 5
+_LIGHT_SEED, _NOISE_SEED = 7_004, 7_005
+
+
+class EmojiScenes:
+    """Scenes of one split. `scenes[index]` is a pure function of the split and the index.
+
+    Every scene has its own random stream, seeded with (number of the split, index), so splits are
+    disjoint by construction. `backbone`, `train` and `test` draw from the same distribution;
+    `test_style` shows the same classes in an art style that no other split ever shows.
+
+    `class_names` are the 16 animals; `mask_class_names` are the animals, 24 objects, 6 kinds of
+    ground and "fragment", so an animal's label is also its mask value.
+    """
+
+    size_px: int = SIZE_PX
+    class_names: tuple[str, ...] = ANIMALS
+    mask_class_names: tuple[str, ...] = MASK_CLASS_NAMES
+
+    def __init__(self, *, split: Split) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}, but must be one of {', '.join(SPLITS)}.")
+        self.split: Split = split
+
+    def __len__(self) -> int:
+        return _LENGTHS[self.split]
+
+    def __getitem__(self, index: int) -> Scene:
+        if not 0 <= as_int(index) < len(self):
+            raise IndexError(
+                f"index is {index}, but the {self.split!r} split has scenes 0 .. {len(self) - 1}."
+            )
+        return draw_scene(split=self.split, index=as_int(index))
+
+    def __repr__(self) -> str:
+        return f"EmojiScenes(split={self.split!r})"
+
+
+def draw_scene(*, split: Split, index: int) -> Scene:
+    rng = np.random.Generator(np.random.PCG64([SPLITS.index(split), index]))
+    style = _STYLES[split][_below(rng, len(_STYLES[split]))]
+    picture, mask = _draw_ground(rng)
+    _scatter_fragments(picture, mask, rng=rng, style=style)
+    objects = _place_objects(picture, mask, rng=rng, style=style)
+    animal = next(thing for thing in objects if thing.class_id < FIRST_OBJECT)
+    return Scene(
+        name=f"emoji/{split}/{index}",
+        picture=_light(picture, rng=rng),
+        label=animal.class_id,
+        mask=mask,
+        target=animal.box,
+        objects=objects,
+    )
+
+
+def _below(rng: np.random.Generator, limit: int) -> int:
+    """A random number from 0 .. limit - 1; several times faster than `rng.integers`."""
+    return int(rng.random() * limit)
+
+
+def _draw_ground(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Three regions, each filled with another kind of texture.
+
+    Returns an int16 [SIZE_PX, SIZE_PX, 3] picture and its uint8 [SIZE_PX, SIZE_PX] mask.
+    """
+    kinds = rng.permutation(len(STUFF))[:3]
+    first, second, third = (
+        _random_window(rng, textures.texture(kind=kind, tint=_below(rng, textures.TINTS)))
+        for kind in kinds.tolist()
+    )
+    regions = _random_window(rng, textures.region_map(number=_below(rng, textures.REGION_MAPS)))
+    # selecting bit by bit is many times faster than np.where
+    is_second, is_third = (
+        np.repeat(regions == region, 3, axis=1).view(np.uint8).reshape(first.shape) * 255
+        for region in (np.uint8(1), np.uint8(2))
+    )
+    picture = first ^ ((first ^ second) & is_second)
+    picture ^= (picture ^ third) & is_third
+    mask = (FIRST_STUFF + kinds).astype(np.uint8)[regions]
+    return picture.astype(np.int16), mask
+
+
+def _random_window(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
+    """A view of SIZE_PX x SIZE_PX pixels somewhere in a larger square array."""
+    room = len(array) - SIZE_PX + 1
+    top, left = _below(rng, room), _below(rng, room)
+    return array[top : top + SIZE_PX, left : left + SIZE_PX]
+
+
+def _scatter_fragments(
+    picture: np.ndarray, mask: np.ndarray, *, rng: np.random.Generator, style: Style
+) -> None:
+    sheet = sprites.clutter(style=style, number=_below(rng, sprites.CLUTTERS))
+    room = sprites.CLUTTER_PX - SIZE_PX + 1
+    fragments = sheet.window(
+        top=_below(rng, room), left=_below(rng, room), height=SIZE_PX, width=SIZE_PX
+    )
+    fragments.paste(picture=picture, mask=mask, class_id=FRAGMENT, top=0, left=0)
+
+
+def _place_objects(
+    picture: np.ndarray, mask: np.ndarray, *, rng: np.random.Generator, style: Style
+) -> tuple[SceneObject, ...]:
+    """Paste one animal and seven objects where none overlaps another.
+
+    The animal takes a random turn among the objects, so nothing about the layout tells it apart.
+    """
+    classes = [FIRST_OBJECT + _below(rng, len(OBJECTS)) for _ in range(N_OBJECTS)]
+    classes.insert(_below(rng, N_OBJECTS + 1), _below(rng, len(ANIMALS)))
+    things = []
+    for class_id in classes:
+        sizes = ANIMAL_PX if class_id < FIRST_OBJECT else OBJECT_PX
+        thing = sprites.sprite(
+            style=style,
+            class_id=class_id,
+            size_px=sizes[_below(rng, len(sizes))],
+            flipped=rng.random() < 0.5,
+            variant=_below(rng, sprites.VARIANTS),
+        )
+        things.append(thing)
+    places = place_apart(rng=rng, sizes=[thing.layer.size for thing in things])
+    objects = []
+    for class_id, thing, (top, left) in zip(classes, things, places, strict=True):
+        thing.layer.paste(picture=picture, mask=mask, class_id=class_id, top=top, left=left)
+        objects.append(SceneObject(class_id=class_id, box=_moved(thing.box, top=top, left=left)))
+    return tuple(objects)
+
+
+def place_apart(
+    *, rng: np.random.Generator, sizes: list[tuple[int, int]], tries: int = 24
+) -> list[tuple[int, int]]:
+    """(top, left) of each (height, width), at random, none overlapping another.
+
+    Each in turn goes to the first of its random places that is free; where one finds none, all
+    start again.
+    """
+    while True:
+        placed: list[tuple[int, int, int, int]] = []
+        for height, width in sizes:
+            for _ in range(tries):
+                top, left = _below(rng, SIZE_PX + 1 - height), _below(rng, SIZE_PX + 1 - width)
+                bottom, right = top + height, left + width
+                for t, l, b, r in placed:
+                    if top < b and t < bottom and left < r and l < right:
+                        break
+                else:
+                    placed.append((top, left, bottom, right))
+                    break
+        if len(placed) == len(sizes):
+            return [(top, left) for top, left, _, _ in placed]
+
+
+def _moved(box: Box, *, top: int, left: int) -> Box:
+    return Box(
+        top=box.top + top, left=box.left + left, bottom=box.bottom + top, right=box.right + left
+    )
+
+
+def _light(picture: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+    """The int16 picture under some light, with a little pixel noise, as uint8. Overwrites it."""
+    gain, offset = _lighting(_below(rng, _LIGHTS))
+    rows = picture.reshape(SIZE_PX, -1)  # long rows are fast
+    rows *= gain
+    rows += offset
+    picture += _random_window(rng, _noise())
+    picture >>= 6
+    np.clip(picture, 0, 255, out=picture)
+    return picture.astype(np.uint8)
+
+
+@cache
+def _lighting(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Contrast, exposure and colour of a light.
+
+    A gain and an offset, int16 [SIZE_PX * 3] (for one row of RGB pixels), both in 1 / 64.
+    """
+    rng = np.random.Generator(np.random.PCG64([_LIGHT_SEED, number]))
+    gain = 64 * rng.integers(80, 111) * rng.integers(93, 108, size=3) // 100**2
+    exposure = rng.integers(-14, 15)
+    offset = 128 * (64 - gain) // 2 + 64 * exposure  # half way between black and mid grey stays
+    return np.tile(gain.astype(np.int16), SIZE_PX), np.tile(offset.astype(np.int16), SIZE_PX)
+
+
+@cache
+def _noise() -> np.ndarray:
+    """int16 [_NOISE_PX, _NOISE_PX, 3], in 1 / 64."""
+    rng = np.random.Generator(np.random.PCG64(_NOISE_SEED))
+    size = (_NOISE_PX, _NOISE_PX, 3)
+    return rng.integers(-_NOISE_LEVEL, _NOISE_LEVEL + 1, size=size, dtype=np.int16) * np.int16(64)

@@ -1,0 +1,417 @@
+"""Train the embedded mini CanViT on generated scenes: `python -m canvit_gym.training.mini train`.
+
+Fresh scenes at every step, short rollouts of glimpses, and three questions after each glimpse:
+which animal is it (recurrent CLS), what is at each canvas cell (canvas), and what is under each
+patch of the glimpse (glimpse tokens; this one is what makes a small ViT start to learn). The
+viewpoints are random, with a bias toward objects, and follow no policy. Muon for matrices, AdamW
+for the rest. A run saves as it goes and continues where it stopped; scenes and viewpoints are
+functions of (seed, step), so a continued run sees what an unbroken one would have seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from canvit_gym.geometry import (
+    MINI_GLIMPSE,
+    Viewpoint,
+    clip_into_scene,
+    grid_centers,
+    grid_in_scene,
+    random_viewpoint,
+    sample_at_viewpoint,
+)
+from canvit_gym.model.canvit import RecurrentState
+from canvit_gym.model.config import CanViTConfig
+from canvit_gym.model.heads import CanViTForImageClassification
+from canvit_gym.preprocess import normalize
+from canvit_gym.scenes.base import Box, Scenes
+from canvit_gym.scenes.emoji import FIRST_STUFF, EmojiScenes
+from canvit_gym.training.muon import Muon
+
+MINI_CONFIG = CanViTConfig(
+    backbone_name="mini8",
+    canvas_num_heads=4,
+    canvas_head_dim=32,
+    num_canvas_registers=4,
+    num_backbone_registers=2,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniTraining:
+    """One training run; everything that decides its outcome."""
+
+    steps: int = 5000
+    scenes_per_step: int = 64
+    seed: int = 0
+    muon_lr: float = 0.02
+    adam_lr: float = 2e-3
+    warmup_steps: int = 50
+    decay_share: float = 0.35
+    """Share of the steps over which the learning rates fall linearly to zero."""
+    short_share: float = 0.3
+    """Share of the steps, at the start, with rollouts of two glimpses; then three to five."""
+
+
+class SceneBatch(NamedTuple):
+    """pictures uint8 [B, H, W, 3]; masks uint8 [B, H, W]; labels int64 [B]; box centres in the
+    scene frame, float32: all objects' [B, objects, 2] and the target's [B, 2]."""
+
+    pictures: Tensor
+    masks: Tensor
+    labels: Tensor
+    object_centers: Tensor
+    target_centers: Tensor
+
+
+def collate(scenes: Scenes, indices: range) -> SceneBatch:
+    """The scenes at these indices, which must have masks and objects, as one batch."""
+    batch = [scenes[i] for i in indices]
+    size = scenes.size_px
+    targets = [s.target for s in batch if s.target is not None]
+    masks = [s.mask for s in batch if s.mask is not None]
+    centers = [[_center(o.box, size) for o in s.objects] for s in batch]
+    return SceneBatch(
+        pictures=torch.from_numpy(np.stack([s.picture for s in batch])),
+        masks=torch.from_numpy(np.stack(masks)),
+        labels=torch.tensor([s.label for s in batch]),
+        object_centers=torch.tensor(centers),
+        target_centers=torch.tensor([_center(box, size) for box in targets]),
+    )
+
+
+def _center(box: Box, size_px: int) -> tuple[float, float]:
+    return (box.top + box.bottom) / size_px - 1, (box.left + box.right) / size_px - 1
+
+
+class _Batches(Dataset[SceneBatch]):
+    """Batch i holds scenes i * n .. i * n + n - 1 of the backbone's own split."""
+
+    def __init__(self, scenes_per_step: int, steps: int) -> None:
+        self.scenes, self.n, self.steps = EmojiScenes(split="backbone"), scenes_per_step, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> SceneBatch:
+        return collate(self.scenes, range(step * self.n, (step + 1) * self.n))
+
+
+class MiniForTraining(nn.Module):
+    """The classifier that ships, with two auxiliary readouts that do not."""
+
+    def __init__(self, *, num_classes: int, num_mask_classes: int) -> None:
+        super().__init__()
+        self.classifier = CanViTForImageClassification(
+            canvit_config=MINI_CONFIG, n_classes=num_classes
+        )
+        dim, canvas_dim = MINI_CONFIG.backbone.dim, MINI_CONFIG.canvas_dim
+        nn.init.ones_(self.classifier.readout.norm.weight)
+        self.token_readout = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_mask_classes))
+        self.canvas_readout = nn.Sequential(
+            nn.LayerNorm(canvas_dim), nn.Linear(canvas_dim, num_mask_classes)
+        )
+        # Ground and fragments fill most of the picture; what has a name should count more.
+        weights = torch.full((num_mask_classes,), 0.3)
+        weights[:FIRST_STUFF] = 1.0
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.class_weights: Tensor
+
+    def forward(
+        self, batch: SceneBatch, viewpoints: list[Viewpoint]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss averaged over the glimpses, and detached figures for the log."""
+        scenes = normalize(batch.pictures)
+        canvas_positions = grid_centers(MINI_GLIMPSE.canvas_grid_size, device=scenes.device)
+        cell_classes = mask_at(batch.masks, canvas_positions.expand(len(scenes), -1, -1))
+        state = self.classifier.init_state(
+            batch_size=len(scenes), canvas_grid_size=MINI_GLIMPSE.canvas_grid_size
+        )
+        losses: list[Tensor] = []
+        figures: dict[str, Tensor] = {}
+        for viewpoint in viewpoints:
+            output = self.classifier.canvit(
+                glimpse=sample_at_viewpoint(
+                    spatial=scenes,
+                    viewpoint=viewpoint,
+                    glimpse_size_px=MINI_GLIMPSE.glimpse_size_px,
+                ),
+                state=state,
+                viewpoint=viewpoint,
+            )
+            state = output.state
+            patch_grid = MINI_GLIMPSE.glimpse_size_px // MINI_CONFIG.backbone.patch_size_px
+            token_classes = mask_at(batch.masks, grid_in_scene(viewpoint, patch_grid))
+            token_logits = self.token_readout(output.glimpse_patches)
+            cell_logits = self.canvas_readout(self.classifier.canvit.canvas_patches(state))
+            logits = self.classifier.logits(state)
+            losses += [
+                F.cross_entropy(logits, batch.labels),
+                self._mask_loss(token_logits, token_classes),
+                self._mask_loss(cell_logits, cell_classes),
+            ]
+        figures = {
+            "animal": (logits.argmax(1) == batch.labels).float().mean(),
+            "token": _named_accuracy(token_logits, token_classes),
+            "cell": _named_accuracy(cell_logits, cell_classes),
+        }
+        return torch.stack(losses).sum() / len(viewpoints), figures
+
+    def _mask_loss(self, logits: Tensor, classes: Tensor) -> Tensor:
+        return F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weight=self.class_weights)
+
+
+def mask_at(masks: Tensor, positions: Tensor) -> Tensor:
+    """Class under scene positions: uint8 [B, H, W], float32 [B, N, 2] -> int64 [B, N]."""
+    size = masks.shape[-1]
+    rows, cols = ((positions + 1) * (size / 2)).long().clamp(0, size - 1).unbind(-1)
+    return masks.flatten(1).gather(1, rows * size + cols).long()
+
+
+def _named_accuracy(logits: Tensor, classes: Tensor) -> Tensor:
+    """Accuracy where an animal or an object is."""
+    named = classes < FIRST_STUFF
+    return (logits.argmax(-1) == classes)[named].float().mean()
+
+
+def draw_viewpoints(
+    batch: SceneBatch, *, num_glimpses: int, generator: torch.Generator
+) -> list[Viewpoint]:
+    """Random viewpoints for a rollout: mostly the full scene first; later ones near the animal,
+    near any object or anywhere (R-IID), about a third each."""
+    return [
+        _draw_viewpoint(batch, full_share=0.75 if t == 0 else 0.0, generator=generator)
+        for t in range(num_glimpses)
+    ]
+
+
+def _draw_viewpoint(
+    batch: SceneBatch, *, full_share: float, generator: torch.Generator
+) -> Viewpoint:
+    count, num_objects, _ = batch.object_centers.shape
+    anywhere = random_viewpoint(
+        batch_size=count, min_scale=MINI_GLIMPSE.min_scale, generator=generator
+    )
+    chosen = torch.randint(num_objects, (count,), generator=generator)
+    kind, scale = torch.rand(2, count, generator=generator)
+    jitter = (torch.rand(count, 2, generator=generator) * 2 - 1) * 0.12
+    at_object = batch.object_centers[torch.arange(count), chosen]
+    centers = torch.where(kind[:, None] < 0.35, batch.target_centers, at_object) + jitter
+    near = clip_into_scene(
+        centers=centers, scales=MINI_GLIMPSE.min_scale + scale.square() * (0.5 - 0.25)
+    )
+    is_near = kind < 0.7
+    is_full = torch.rand(count, generator=generator) < full_share
+    centers = torch.where(is_near[:, None], near.centers, anywhere.centers)
+    scales = torch.where(is_near, near.scales, anywhere.scales)
+    return Viewpoint(
+        centers=centers.masked_fill(is_full[:, None], 0), scales=scales.masked_fill(is_full, 1)
+    )
+
+
+def make_optimizers(
+    model: MiniForTraining, run: MiniTraining
+) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for the matrices inside the core, AdamW for the embeddings, norms, biases and heads."""
+    matrices = [
+        p
+        for name, p in model.classifier.canvit.named_parameters()
+        if p.ndim == 2 and name.endswith("weight")
+    ]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    return (
+        Muon(matrices, lr=run.muon_lr, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=run.adam_lr, betas=(0.9, 0.98), weight_decay=0.01),
+    )
+
+
+def learning_rate_factor(step: int, run: MiniTraining) -> float:
+    warm = min(1.0, (step + 1) / run.warmup_steps)
+    left = (run.steps - step) / (run.decay_share * run.steps)
+    return min(warm, left, 1.0)
+
+
+def num_glimpses_at(step: int, run: MiniTraining) -> int:
+    if step < run.short_share * run.steps:
+        return 2
+    return 3 + step % 3
+
+
+def train(run: MiniTraining, *, out: Path, device: str, compile_model: bool) -> None:
+    """Train and leave the checkpoint in `out`; continues a run that `out` holds."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(run.seed)
+    scenes = EmojiScenes(split="backbone")
+    model = MiniForTraining(
+        num_classes=len(scenes.class_names), num_mask_classes=len(scenes.mask_class_names)
+    ).to(device)
+    muon, adam = make_optimizers(model, run)
+    snapshot = out / "training.pt"
+    first, seconds = 0, 0.0
+    if snapshot.exists():
+        saved = torch.load(snapshot, map_location=device, weights_only=True)
+        if saved["run"] != asdict(run):
+            raise SystemExit(
+                f"{out} holds a run with other settings ({saved['run']}); "
+                "give the same settings to continue it, or another --out."
+            )
+        model.load_state_dict(saved["model"])
+        muon.load_state_dict(saved["muon"])
+        adam.load_state_dict(saved["adam"])
+        first, seconds = saved["step"], saved["seconds"]
+    if compile_model:
+        model.classifier.canvit.compile(dynamic=False)
+
+    started = time.monotonic() - seconds
+    loader = DataLoader(
+        _Batches(run.scenes_per_step, run.steps),
+        sampler=range(first, run.steps),
+        batch_size=None,
+        num_workers=1,
+    )
+    batches: Iterator[SceneBatch] = iter(loader)
+    smooth: dict[str, float] = {}
+    progress = tqdm(range(first, run.steps), initial=first, total=run.steps, unit="step")
+    for step in progress:
+        batch = next(batches)
+        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
+        viewpoints = draw_viewpoints(
+            batch, num_glimpses=num_glimpses_at(step, run), generator=generator
+        )
+        loss, figures = model(
+            SceneBatch(*(x.to(device) for x in batch)), [v.to(device) for v in viewpoints]
+        )
+        for optimizer, peak in ((muon, run.muon_lr), (adam, run.adam_lr)):
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = peak * learning_rate_factor(step, run)
+        loss.backward()
+        nn.utils.clip_grad_norm_(adam.param_groups[0]["params"], 1.0)
+        muon.step()
+        adam.step()
+
+        for key, value in {"loss": loss.detach(), **figures}.items():
+            if (number := float(value)) == number:
+                smooth[key] = 0.98 * smooth.get(key, number) + 0.02 * number
+        progress.set_postfix({k: f"{v:.3f}" for k, v in smooth.items()}, refresh=False)
+        if (step + 1) % 100 == 0 or step + 1 == run.steps:
+            seconds = time.monotonic() - started
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps({"step": step + 1, "seconds": seconds, **smooth}) + "\n")
+            partial = snapshot.with_suffix(".partial")
+            torch.save(
+                {
+                    "model": model.state_dict(),
+                    "muon": muon.state_dict(),
+                    "adam": adam.state_dict(),
+                    "step": step + 1,
+                    "seconds": seconds,
+                    "run": asdict(run),
+                },
+                partial,
+            )
+            partial.replace(snapshot)  # an interruption never leaves half a file
+            model.classifier.save_pretrained(
+                out,
+                extra_config={
+                    "training": {**asdict(run), "finished_steps": step + 1, "seconds": seconds}
+                },
+            )
+
+
+@torch.inference_mode()
+def evaluate(checkpoint: str, *, split: str, num_scenes: int) -> dict[str, float]:
+    """Accuracy of the belief after chosen viewpoints, on unseen scenes.
+
+    full: the full scene alone. oracle: then one glimpse centred on the animal at the smallest
+    scale. kept: then three random glimpses more. random: full, then four random ones.
+    """
+    model = CanViTForImageClassification.from_pretrained(checkpoint)
+    scenes = EmojiScenes(split=split)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    correct: dict[str, int] = dict.fromkeys(("full", "oracle", "kept", "random"), 0)
+    for start in tqdm(range(0, num_scenes, 200), unit="batch"):
+        batch = collate(scenes, range(start, min(start + 200, num_scenes)))
+        pictures = normalize(batch.pictures)
+        count = len(pictures)
+
+        def look(
+            state: RecurrentState, viewpoint: Viewpoint, pictures: Tensor = pictures
+        ) -> RecurrentState:
+            glimpse = sample_at_viewpoint(
+                spatial=pictures,
+                viewpoint=viewpoint,
+                glimpse_size_px=MINI_GLIMPSE.glimpse_size_px,
+            )
+            return model(glimpse=glimpse, state=state, viewpoint=viewpoint)[1]
+
+        def random(count: int = count) -> Viewpoint:
+            return random_viewpoint(
+                batch_size=count, min_scale=MINI_GLIMPSE.min_scale, generator=generator
+            )
+
+        def score(name: str, state: RecurrentState, labels: Tensor = batch.labels) -> None:
+            correct[name] += int((model.logits(state).argmax(1) == labels).sum())
+
+        state = model.init_state(
+            batch_size=count, canvas_grid_size=MINI_GLIMPSE.canvas_grid_size
+        )
+        full = look(state, Viewpoint.full_scene(batch_size=count))
+        score("full", full)
+        at_target = clip_into_scene(
+            centers=batch.target_centers, scales=torch.full((count,), MINI_GLIMPSE.min_scale)
+        )
+        state = look(full, at_target)
+        score("oracle", state)
+        for _ in range(3):
+            state = look(state, random())
+        score("kept", state)
+        state = full
+        for _ in range(4):
+            state = look(state, random())
+        score("random", state)
+    return {name: count / num_scenes for name, count in correct.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m canvit_gym.training.mini", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    defaults = MiniTraining()
+    trainer = commands.add_parser("train", help="train, or continue, a mini CanViT")
+    trainer.add_argument("--out", type=Path, required=True, help="directory of the run")
+    trainer.add_argument("--steps", type=int, default=defaults.steps)
+    trainer.add_argument("--seed", type=int, default=defaults.seed)
+    trainer.add_argument("--device", default="cpu")
+    trainer.add_argument(
+        "--compile", action="store_true", help="torch.compile the core (needs a C++ compiler)"
+    )
+    judge = commands.add_parser("evaluate", help="measure a checkpoint on unseen scenes")
+    judge.add_argument("checkpoint", nargs="?", default="mini")
+    judge.add_argument("--split", default="test", choices=("train", "test", "test_style"))
+    judge.add_argument("--scenes", type=int, default=2000)
+    args = parser.parse_args()
+    if args.command == "train":
+        run = MiniTraining(steps=args.steps, seed=args.seed)
+        train(run, out=args.out, device=args.device, compile_model=args.compile)
+    else:
+        figures = evaluate(args.checkpoint, split=args.split, num_scenes=args.scenes)
+        print(json.dumps({"split": args.split, "scenes": args.scenes, **figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
