@@ -24,6 +24,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageFont
 from PIL.ImageDraw import Draw
@@ -55,7 +56,7 @@ def twemoji_reader(package: Path) -> Callable[[str], Image.Image]:
     """Twemoji in Iconify's format: codepoint -> name in one JSON file, name -> SVG in another."""
     import resvg_py  # a build-time tool only
 
-    def read_json(archive: tarfile.TarFile, name: str) -> dict:
+    def read_json(archive: tarfile.TarFile, name: str) -> Any:
         file = archive.extractfile(f"package/{name}")
         assert file is not None
         return json.load(file)
@@ -106,7 +107,9 @@ def build_atlas(read: Callable[[str], Image.Image]) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fluent", type=Path, required=True, help="@lobehub/fluent-emoji-3d .tgz")
     parser.add_argument("--twemoji", type=Path, required=True, help="@iconify-json/twemoji .tgz")
     parser.add_argument("--noto", type=Path, required=True, help="NotoColorEmoji.ttf")

@@ -39,13 +39,15 @@ class SelfAttention(nn.Module):
         self.num_heads = spec.num_heads
         self.qkv = nn.Linear(spec.dim, 3 * spec.dim)
         self.proj = nn.Linear(spec.dim, spec.dim)
-        bias_mask = torch.ones(3, spec.dim)
-        bias_mask[1] = 0
-        self.register_buffer("bias_mask", bias_mask.flatten(), persistent=False)
-        self.bias_mask: Tensor
+
+    @property
+    def qkv_bias(self) -> Tensor:
+        """The bias that counts: [3 D], with zeros for the keys."""
+        query, key, value = self.qkv.bias.chunk(3)
+        return torch.cat((query, torch.zeros_like(key), value))
 
     def forward(self, x: Tensor, rotation: Rotation) -> Tensor:
-        qkv = F.linear(x, self.qkv.weight, self.qkv.bias * self.bias_mask)
+        qkv = F.linear(x, self.qkv.weight, self.qkv_bias)
         q, k, v = (split_heads(part, num_heads=self.num_heads) for part in qkv.chunk(3, dim=-1))
         attended = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v)
         return self.proj(merge_heads(attended))

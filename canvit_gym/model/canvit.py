@@ -46,8 +46,10 @@ class ViewpointEncoding(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        # Drawn on the CPU whatever the default device: a seed means other numbers elsewhere.
         generator = torch.Generator().manual_seed(42)
-        self.register_buffer("frequencies", torch.randn(dim // 2, 3, generator=generator))
+        frequencies = torch.randn(dim // 2, 3, generator=generator, device="cpu")
+        self.register_buffer("frequencies", frequencies.to(torch.get_default_device()))
         self.frequencies: Tensor
         self.norm = nn.LayerNorm(dim)
         nn.init.constant_(self.norm.weight, 1 / math.sqrt(dim))

@@ -90,13 +90,20 @@ class CanViTConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CanViTConfig:
-        """From a `canvit_config` object; unknown fields raise ValueError by name."""
-        known = {field.name for field in fields(cls)}
+        """From a `canvit_config` object; unknown or mistyped fields raise ValueError by name."""
+        if not isinstance(values, dict):
+            raise ValueError(f"canvit_config is {values!r}; give an object of fields.")
+        known = {field.name: type(field.default) for field in fields(cls)}
         if unknown := sorted(set(values) - known):
             raise ValueError(
                 f"canvit_config has unknown fields {', '.join(unknown)}; "
                 f"known: {', '.join(sorted(known))}."
             )
+        for name, value in values.items():
+            if type(value) is not known[name]:
+                raise ValueError(
+                    f"canvit_config has {name} {value!r}; give a value of {known[name].__name__}."
+                )
         return cls(**values)
 
 

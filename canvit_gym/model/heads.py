@@ -6,12 +6,16 @@ Heads compute in float32 whatever autocast says: rounding logits changes predict
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from canvit_gym.geometry import Viewpoint
 from canvit_gym.model.canvit import CanViT, CanViTOutput, RecurrentState
+from canvit_gym.model.checkpoints import load_model, load_probe, save_model
 from canvit_gym.model.config import CanViTConfig
 
 _STANDARDIZER_EPS = 1e-6
@@ -54,22 +58,54 @@ class Standardizer(nn.Module):
         self.fitted.fill_(True)
 
     def forward(self, features: Tensor) -> Tensor:
-        self._check_fitted()
+        self.check_fitted()
         return (features - self.mean) / self.std
 
     def destandardize(self, standardized: Tensor) -> Tensor:
-        self._check_fitted()
+        self.check_fitted()
         return standardized * self.std + self.mean
 
-    def _check_fitted(self) -> None:
+    def check_fitted(self) -> None:
+        """Raise RuntimeError unless there are statistics."""
         if not bool(self.fitted):
             raise RuntimeError(
                 "The standardizer has no statistics yet; load a checkpoint or call fit(features)."
             )
 
 
-class CanViTForPretraining(nn.Module):
+class CanViTWithHead(nn.Module):
+    """What the task models share: a core, and checkpoints.
+
+    config_fields: what `config.json` says beside `canvit_config`; constructor arguments and
+    attributes of the same name, all positive integers.
+    """
+
+    config_fields: ClassVar[tuple[str, ...]]
+    canvit: CanViT
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: torch.device | str = "cpu") -> Self:
+        """The model of a checkpoint, in eval mode: an official id, a directory, or "mini".
+
+        Raises CheckpointNotFound or InvalidCheckpoint; `checkpoints.resolve_checkpoint` says where
+        names are looked up.
+        """
+        return load_model(cls, name, device=device)
+
+    def save_pretrained(
+        self, directory: str | Path, *, extra_config: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write a checkpoint that `from_pretrained` reads; `extra_config` adds JSON records."""
+        save_model(self, directory, extra_config=extra_config)
+
+    def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
+        return self.canvit.init_state(batch_size=batch_size, canvas_grid_size=canvas_grid_size)
+
+
+class CanViTForPretraining(CanViTWithHead):
     """CanViT with readouts of its teacher's patch and CLS features (standardized)."""
+
+    config_fields = ("teacher_dim", "teacher_patch_grid")
 
     def __init__(
         self, *, canvit_config: CanViTConfig, teacher_dim: int, teacher_patch_grid: int
@@ -83,9 +119,6 @@ class CanViTForPretraining(nn.Module):
             num_positions=teacher_patch_grid**2, dim=teacher_dim
         )
         self.teacher_cls_standardizer = Standardizer(num_positions=1, dim=teacher_dim)
-
-    def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
-        return self.canvit.init_state(batch_size=batch_size, canvas_grid_size=canvas_grid_size)
 
     def forward(
         self, *, glimpse: Tensor, state: RecurrentState, viewpoint: Viewpoint
@@ -101,17 +134,16 @@ class CanViTForPretraining(nn.Module):
         return self.teacher_cls_readout(state.recurrent_cls[:, 0])
 
 
-class CanViTForImageClassification(nn.Module):
+class CanViTForImageClassification(CanViTWithHead):
     """CanViT with class logits read from the recurrent CLS."""
+
+    config_fields = ("n_classes",)
 
     def __init__(self, *, canvit_config: CanViTConfig, n_classes: int) -> None:
         super().__init__()
         self.n_classes = n_classes
         self.canvit = CanViT(canvit_config)
         self.readout = Readout(in_dim=canvit_config.backbone.dim, out_dim=n_classes)
-
-    def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
-        return self.canvit.init_state(batch_size=batch_size, canvas_grid_size=canvas_grid_size)
 
     def logits(self, state: RecurrentState) -> Tensor:
         """Class logits float32 [B, n_classes]."""
@@ -125,14 +157,28 @@ class CanViTForImageClassification(nn.Module):
         return self.logits(state), state
 
     @classmethod
+    def from_pretrained_with_probe(
+        cls,
+        pretrained_name: str | Path,
+        probe_name: str | Path,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """A pretrained checkpoint with a linear probe of its teacher fused in, in eval mode."""
+        pretrained = CanViTForPretraining.from_pretrained(pretrained_name)
+        probe_weight, probe_bias = load_probe(probe_name)
+        return cls.fuse(pretrained, probe_weight=probe_weight, probe_bias=probe_bias).to(device)
+
+    @classmethod
     def fuse(
         cls, pretrained: CanViTForPretraining, *, probe_weight: Tensor, probe_bias: Tensor
-    ) -> CanViTForImageClassification:
+    ) -> Self:
         """A classifier from a pretrained model and a linear probe of its teacher's CLS.
 
         probe_weight [n_classes, teacher_dim], probe_bias [n_classes]. CLS readout, inverse
         z-score and probe are linear one after another, so they become one Linear (in float64).
-        Shares the core with `pretrained`. Raises ValueError where the probe's width disagrees.
+        Shares the core with `pretrained`, and its device and mode. Raises ValueError where the
+        probe's width disagrees.
         """
         n_classes, in_features = probe_weight.shape
         if in_features != pretrained.teacher_dim:
@@ -141,20 +187,29 @@ class CanViTForImageClassification(nn.Module):
                 f"{pretrained.teacher_dim}; choose the probe of the same teacher."
             )
         source, standardizer = pretrained.teacher_cls_readout, pretrained.teacher_cls_standardizer
-        standardizer._check_fitted()
-        with torch.no_grad():
-            weight = probe_weight.double()
-            sigma = (standardizer.var.double()[0] + _STANDARDIZER_EPS).sqrt()
-            mu = standardizer.mean.double()[0]
-            fused = weight * sigma @ source.proj.weight.double()
-            bias = weight @ (sigma * source.proj.bias.double() + mu) + probe_bias.double()
-        # Built without a core of its own: the one of `pretrained` takes its place.
+        standardizer.check_fitted()
+        # On the CPU, because not every device has float64.
+        probe, sigma, mu, proj_weight, proj_bias = (
+            x.detach().to("cpu", torch.float64)
+            for x in (
+                probe_weight,
+                standardizer.std[0],
+                standardizer.mean[0],
+                source.proj.weight,
+                source.proj.bias,
+            )
+        )
+        readout = {
+            "norm.weight": source.norm.weight.detach().clone(),
+            "norm.bias": source.norm.bias.detach().clone(),
+            "proj.weight": (probe * sigma @ proj_weight).to(source.proj.weight),
+            "proj.bias": (probe @ (sigma * proj_bias + mu) + probe_bias.to(probe)).to(
+                source.proj.bias
+            ),
+        }
+        # On the meta device, because the core of `pretrained` takes the place of its own.
         with torch.device("meta"):
             model = cls(canvit_config=pretrained.canvit.config, n_classes=n_classes)
         model.canvit = pretrained.canvit
-        model.readout = Readout(in_dim=source.proj.in_features, out_dim=n_classes)
-        with torch.no_grad():
-            model.readout.norm.load_state_dict(source.norm.state_dict())
-            model.readout.proj.weight.copy_(fused)
-            model.readout.proj.bias.copy_(bias)
-        return model
+        model.readout.load_state_dict(readout, assign=True)
+        return model.train(pretrained.training)

@@ -14,7 +14,7 @@ IGNORE = 255
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A half-open rectangle of pixels: rows `top` .. `bottom - 1`, columns `left` .. `right - 1`."""
+    """A half-open rectangle of pixels: rows top .. bottom - 1, columns left .. right - 1."""
 
     top: int
     left: int

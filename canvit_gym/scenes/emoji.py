@@ -6,6 +6,7 @@ ground. Looked at whole, with few pixels, the scene gives little away; looked at
 
 from functools import cache
 from operator import index as as_int
+from random import Random
 from typing import Literal, get_args
 
 import numpy as np
@@ -82,7 +83,8 @@ class EmojiScenes:
 
 
 def draw_scene(*, split: Split, index: int) -> Scene:
-    rng = np.random.Generator(np.random.PCG64([SPLITS.index(split), index]))
+    # Python's generator: seeding and single draws are several times faster than numpy's
+    rng = Random(SPLITS.index(split) << 32 | index)
     style = _STYLES[split][_below(rng, len(_STYLES[split]))]
     picture, mask = _draw_ground(rng)
     _scatter_fragments(picture, mask, rng=rng, style=style)
@@ -98,53 +100,49 @@ def draw_scene(*, split: Split, index: int) -> Scene:
     )
 
 
-def _below(rng: np.random.Generator, limit: int) -> int:
-    """A random number from 0 .. limit - 1; several times faster than `rng.integers`."""
+def _below(rng: Random, limit: int) -> int:
+    """A random number from 0 .. limit - 1."""
+    # only random() promises the same numbers in every version of Python; randrange() does not
     return int(rng.random() * limit)
 
 
-def _draw_ground(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _draw_ground(rng: Random) -> tuple[np.ndarray, np.ndarray]:
     """Three regions, each filled with another kind of texture.
 
     Returns an int16 [SIZE_PX, SIZE_PX, 3] picture and its uint8 [SIZE_PX, SIZE_PX] mask.
     """
-    kinds = rng.permutation(len(STUFF))[:3]
+    unused = list(range(len(STUFF)))
+    kinds = [unused.pop(_below(rng, len(unused))) for _ in range(3)]
     first, second, third = (
-        _random_window(rng, textures.texture(kind=kind, tint=_below(rng, textures.TINTS)))
-        for kind in kinds.tolist()
+        textures.texture(kind=kind, tint=_below(rng, textures.TINTS))[
+            _random_window(rng, within_px=textures.TEXTURE_PX)
+        ]
+        for kind in kinds
     )
-    regions = _random_window(rng, textures.region_map(number=_below(rng, textures.REGION_MAPS)))
+    regions = textures.regions(number=_below(rng, textures.REGION_MAPS))
+    window = _random_window(rng, within_px=textures.REGION_PX)
     # selecting bit by bit is many times faster than np.where
-    is_second, is_third = (
-        np.repeat(regions == region, 3, axis=1).view(np.uint8).reshape(first.shape) * 255
-        for region in (np.uint8(1), np.uint8(2))
-    )
-    picture = first ^ ((first ^ second) & is_second)
-    picture ^= (picture ^ third) & is_third
-    mask = (FIRST_STUFF + kinds).astype(np.uint8)[regions]
-    return picture.astype(np.int16), mask
+    picture = first ^ ((first ^ second) & regions.is_second[window])
+    picture ^= (picture ^ third) & regions.is_third[window]
+    stuff = np.array([FIRST_STUFF + kind for kind in kinds], dtype=np.uint8)
+    return picture.astype(np.int16), stuff.take(regions.number[window])
 
 
-def _random_window(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
-    """A view of SIZE_PX x SIZE_PX pixels somewhere in a larger square array."""
-    room = len(array) - SIZE_PX + 1
+def _random_window(rng: Random, *, within_px: int) -> tuple[slice, slice]:
+    """Rows and columns of SIZE_PX x SIZE_PX pixels somewhere in a larger square."""
+    room = within_px - SIZE_PX + 1
     top, left = _below(rng, room), _below(rng, room)
-    return array[top : top + SIZE_PX, left : left + SIZE_PX]
+    return slice(top, top + SIZE_PX), slice(left, left + SIZE_PX)
 
 
-def _scatter_fragments(
-    picture: np.ndarray, mask: np.ndarray, *, rng: np.random.Generator, style: Style
-) -> None:
+def _scatter_fragments(picture: np.ndarray, mask: np.ndarray, *, rng: Random, style: Style) -> None:
     sheet = sprites.clutter(style=style, number=_below(rng, sprites.CLUTTERS))
-    room = sprites.CLUTTER_PX - SIZE_PX + 1
-    fragments = sheet.window(
-        top=_below(rng, room), left=_below(rng, room), height=SIZE_PX, width=SIZE_PX
-    )
+    fragments = sheet[_random_window(rng, within_px=sprites.CLUTTER_PX)]
     fragments.paste(picture=picture, mask=mask, class_id=FRAGMENT, top=0, left=0)
 
 
 def _place_objects(
-    picture: np.ndarray, mask: np.ndarray, *, rng: np.random.Generator, style: Style
+    picture: np.ndarray, mask: np.ndarray, *, rng: Random, style: Style
 ) -> tuple[SceneObject, ...]:
     """Paste one animal and seven objects where none overlaps another.
 
@@ -172,7 +170,7 @@ def _place_objects(
 
 
 def place_apart(
-    *, rng: np.random.Generator, sizes: list[tuple[int, int]], tries: int = 24
+    *, rng: Random, sizes: list[tuple[int, int]], tries: int = 24
 ) -> list[tuple[int, int]]:
     """(top, left) of each (height, width), at random, none overlapping another.
 
@@ -180,15 +178,15 @@ def place_apart(
     start again.
     """
     while True:
-        placed: list[tuple[int, int, int, int]] = []
+        placed: list[tuple[int, int, int, int]] = []  # top, left, bottom, right
         for height, width in sizes:
             for _ in range(tries):
                 top, left = _below(rng, SIZE_PX + 1 - height), _below(rng, SIZE_PX + 1 - width)
                 bottom, right = top + height, left + width
-                for t, l, b, r in placed:
-                    if top < b and t < bottom and left < r and l < right:
-                        break
-                else:
+                if not any(
+                    top < other[2] and other[0] < bottom and left < other[3] and other[1] < right
+                    for other in placed
+                ):
                     placed.append((top, left, bottom, right))
                     break
         if len(placed) == len(sizes):
@@ -201,16 +199,15 @@ def _moved(box: Box, *, top: int, left: int) -> Box:
     )
 
 
-def _light(picture: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+def _light(picture: np.ndarray, *, rng: Random) -> np.ndarray:
     """The int16 picture under some light, with a little pixel noise, as uint8. Overwrites it."""
     gain, offset = _lighting(_below(rng, _LIGHTS))
     rows = picture.reshape(SIZE_PX, -1)  # long rows are fast
     rows *= gain
     rows += offset
-    picture += _random_window(rng, _noise())
+    picture += _noise()[_random_window(rng, within_px=_NOISE_PX)]
     picture >>= 6
-    np.clip(picture, 0, 255, out=picture)
-    return picture.astype(np.uint8)
+    return picture.clip(0, 255, out=picture).astype(np.uint8)
 
 
 @cache

@@ -43,12 +43,11 @@ class FolderScenes:
     on ImageNet's training pictures, so `root` should hold the validation ones: on a scene that
     the backbone has memorised, the reward says nothing about where to look.
 
-    **Unreadable pictures.** Every file's header is read at construction (some 7 s
-    for 50,000), and files that are no
-    pictures, or not of a supported kind, are refused together, by name. Data damaged behind an
-    intact header shows only when a scene is asked for: then a warning names the file, once, and
-    the next readable picture stands in for it (under its own name and label), so that a long run
-    goes on.
+    **Unreadable pictures.** Every file's header is read at construction (some 7 s for 50,000),
+    and files that are no pictures, or not of a supported kind, are refused together, by name. Data
+    damaged behind an intact header shows only when a scene is asked for: then a warning names the
+    file, once, and the next readable picture stands in for it (under its own name and label), so
+    that a long run goes on.
     """
 
     mask_class_names: tuple[str, ...] = ()

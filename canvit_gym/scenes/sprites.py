@@ -18,6 +18,7 @@ Style = Literal["fluent", "twemoji", "noto"]
 STYLES: tuple[Style, ...] = ("fluent", "twemoji", "noto")
 
 _COLOR_SEED, _CLUTTER_SEED = 7_001, 7_002
+_SHIFT = np.int16(7)  # division by 128; faster than with a Python number
 
 # name -> Unicode codepoint; the order is that of the class ids and of the atlases
 _ANIMAL_CODEPOINTS = {
@@ -76,24 +77,21 @@ class Layer:
         height, width = self.shape.shape
         return height, width
 
-    def window(self, *, top: int, left: int, height: int, width: int) -> "Layer":
+    def __getitem__(self, window: tuple[slice, slice]) -> "Layer":
         """A part of the layer, without a copy."""
-        rows, cols = slice(top, top + height), slice(left, left + width)
-        return Layer(
-            color=self.color[rows, cols], keep=self.keep[rows, cols], shape=self.shape[rows, cols]
-        )
+        return Layer(color=self.color[window], keep=self.keep[window], shape=self.shape[window])
 
     def paste(
         self, *, picture: np.ndarray, mask: np.ndarray, class_id: int, top: int, left: int
     ) -> None:
         """Lay it over an int16 [H, W, 3] picture and write its class into a uint8 [H, W] mask."""
         height, width = self.size
-        rows, cols = slice(top, top + height), slice(left, left + width)
-        beneath = picture[rows, cols]
+        window = slice(top, top + height), slice(left, left + width)
+        beneath = picture[window]
         beneath *= self.keep
-        beneath >>= 7
+        beneath >>= _SHIFT
         beneath += self.color
-        np.copyto(mask[rows, cols], class_id, where=self.shape)
+        mask[window][self.shape] = class_id
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,7 +135,7 @@ def clutter(*, style: Style, number: int) -> Layer:
 
 def _fragment(rng: np.random.Generator, style: Style) -> Image.Image:
     class_id, variant = rng.integers((len(CODEPOINTS), VARIANTS)).tolist()
-    size_px = int(rng.integers(22, 31))
+    size_px = int(rng.integers(28, 41))
     whole = _colored(style, class_id, variant).resize((size_px, size_px), Image.Resampling.BICUBIC)
     while True:
         height, width = rng.integers(6, 13, size=2).tolist()

@@ -4,6 +4,7 @@ Everything is made once from fixed seeds with integer arithmetic and Pillow's re
 is equal on every machine; scenes cut random windows out of it.
 """
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -32,17 +33,16 @@ def _rng(*seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([7_003, *seed]))
 
 
-def smooth_noise(
-    *, rng: np.random.Generator, size_px: int, cells: tuple[int, int]
-) -> np.ndarray:
+def smooth_noise(*, rng: np.random.Generator, size_px: int, cells: tuple[int, int]) -> np.ndarray:
     """int64 [size_px, size_px], 0 .. 255: random values on a (rows, cols) grid, interpolated."""
     grid = rng.integers(0, 256, size=cells, dtype=np.uint8)
     image = Image.fromarray(grid).resize((size_px, size_px), Image.Resampling.BICUBIC)
     return np.asarray(image).astype(np.int64)
 
 
+@cache
 def _lightness(kind: str) -> np.ndarray:
-    """int64 [TEXTURE_PX, TEXTURE_PX], about 0 .. 255: what makes a kind what it is, without colour."""
+    """int64 [TEXTURE_PX, TEXTURE_PX], 0 .. 255: what makes a kind what it is, uncoloured."""
     rng = _rng(STUFF.index(kind))
     rows, cols = np.mgrid[:TEXTURE_PX, :TEXTURE_PX]
 
@@ -50,51 +50,60 @@ def _lightness(kind: str) -> np.ndarray:
         return smooth_noise(rng=rng, size_px=TEXTURE_PX, cells=(cell_rows, cell_cols))
 
     if kind == "grass":  # upright blades
-        return (noise(60, 180) * 5 + noise(8, 8) * 3) // 8
-    if kind == "water":  # lying ripples, bent by a slow swell
-        phase = (rows * 24 + noise(10, 6) // 1 * 2 + noise(40, 14)) % 256
+        lightness = (noise(60, 180) * 5 + noise(8, 8) * 3) // 8
+    elif kind == "water":  # lying ripples, bent by a slow swell
+        phase = (rows * 24 + noise(10, 6) * 2 + noise(40, 14)) % 256
         ripple = np.abs(phase - 128) * 2
-        return (ripple * 3 + noise(50, 14) * 5) // 8
-    if kind == "sand":  # fine grain on faint dunes
-        return (noise(TEXTURE_PX, TEXTURE_PX) * 2 + noise(100, 100) * 2 + noise(9, 5) * 4) // 8
-    if kind == "brick":  # courses of bricks, every other one shifted by half a brick
-        course, brick_height, brick_width = rows // 10, 10, 22
-        shifted = cols + (course % 2) * (brick_width // 2)
-        mortar = (rows % brick_height < 2) | (shifted % brick_width < 2)
-        each = rng.integers(20, 110, size=(64, 64))[course, shifted // brick_width]
-        return np.where(mortar, 235, each) + (noise(140, 140) - 128) // 6
-    if kind == "wood":  # long grain along the boards, dark gaps between them
-        board = rows // 24
-        each = rng.integers(-28, 29, size=16)[board]
+        lightness = (ripple * 3 + noise(50, 14) * 5) // 8
+    elif kind == "sand":  # fine grain on faint dunes
+        grain = noise(TEXTURE_PX, TEXTURE_PX) + noise(100, 100)
+        lightness = (grain + noise(9, 5) * 2) // 4
+    elif kind == "brick":  # courses of bricks, every other one shifted by half a brick
+        course = rows // 10
+        shifted = cols + course % 2 * 11
+        mortar = (rows % 10 < 2) | (shifted % 22 < 2)
+        brick = rng.integers(20, 110, size=(64, 64))[course, shifted // 22]
+        lightness = np.where(mortar, 235, brick) + (noise(140, 140) - 128) // 6
+    elif kind == "wood":  # long grain along the boards, dark gaps between them
+        board = rng.integers(-28, 29, size=16)[rows // 24]
         grain = (noise(140, 10) * 5 + noise(30, 4) * 3) // 8
-        return np.where(rows % 24 < 1, 0, grain + each)
-    return (noise(6, 5) * 6 + noise(18, 14) * 2) // 8 * 3 // 2 - 64  # cloud: soft and billowing
-
-
-@cache
-def _untinted(kind: str) -> np.ndarray:
-    return np.clip(_lightness(kind), 0, 255)
+        lightness = np.where(rows % 24 < 1, 0, grain + board)
+    else:  # cloud: soft and billowing, with more contrast than the noise has
+        lightness = (noise(6, 5) * 3 + noise(18, 14)) * 3 // 8 - 64
+    return np.clip(lightness, 0, 255)
 
 
 @cache
 def texture(*, kind: int, tint: int) -> np.ndarray:
-    """uint8 [TEXTURE_PX, TEXTURE_PX, 3] of a kind (an index into STUFF) in one of TINTS colourings."""
+    """uint8 [TEXTURE_PX, TEXTURE_PX, 3]: a kind (index into STUFF) in one of TINTS colourings."""
     rng = _rng(100 + kind, tint)
     dark, light = np.array(_PALETTES[STUFF[kind]])
     brightness = rng.integers(-26, 27)
     dark = dark + brightness + rng.integers(-24, 25, size=3)
     light = light + brightness + rng.integers(-24, 25, size=3)
     steps = np.arange(256)[:, None]
-    palette = np.clip((dark * (255 - steps) + light * steps) // 255, 0, 255).astype(np.uint8)
-    return palette[_untinted(STUFF[kind])]
+    palette = np.clip((dark * (255 - steps) + light * steps) // 255, 0, 255)
+    tinted: np.ndarray = palette.astype(np.uint8)[_lightness(STUFF[kind])]
+    return tinted
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Regions:
+    """Three regions of a square of REGION_PX.
+
+    number: uint8 [REGION_PX, REGION_PX], 0 .. 2.
+    is_second, is_third: uint8 [REGION_PX, REGION_PX, 3], 255 in region 1 or 2, else 0; for
+        selecting among pictures.
+    """
+
+    number: np.ndarray
+    is_second: np.ndarray
+    is_third: np.ndarray
 
 
 @cache
-def region_map(*, number: int) -> np.ndarray:
-    """uint8 [REGION_PX, REGION_PX], 0 .. 2: three regions with wavy borders.
-
-    A Voronoi diagram of three points whose borders are bent by smooth noise.
-    """
+def regions(*, number: int) -> Regions:
+    """A Voronoi diagram of three points whose borders are bent by smooth noise."""
     rng = _rng(200, number)
     core = slice(REGION_PX - WINDOW_PX, WINDOW_PX)  # what every window contains
     while True:
@@ -104,7 +113,9 @@ def region_map(*, number: int) -> np.ndarray:
         cols = cols + (smooth_noise(rng=rng, size_px=REGION_PX, cells=(6, 6)) - 128) // 4
         rows = rows + (smooth_noise(rng=rng, size_px=REGION_PX, cells=(20, 20)) - 128) // 16
         distance = (rows - points[:, 0, None, None]) ** 2 + (cols - points[:, 1, None, None]) ** 2
-        regions: np.ndarray = distance.argmin(axis=0).astype(np.uint8)
-        shares = np.bincount(regions[core, core].ravel(), minlength=3)
+        nearest = distance.argmin(axis=0).astype(np.uint8)
+        shares = np.bincount(nearest[core, core].ravel(), minlength=3)
         if shares.min() * 8 > shares.sum():
-            return regions
+            three = nearest[..., None].repeat(3, axis=-1)
+            second, third = ((three == region).astype(np.uint8) * 255 for region in (1, 2))
+            return Regions(number=nearest, is_second=second, is_third=third)

@@ -1,0 +1,1 @@
+"""Episodes as values, the spaces around them, and the Gymnasium environments."""

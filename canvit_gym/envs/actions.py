@@ -1,0 +1,148 @@
+"""Actions name viewpoints, and none of them can leave the scene."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from canvit_gym.errors import require_choice
+from canvit_gym.geometry import GlimpseSpec, Viewpoint, clip_into_scene, grid_centers
+
+ActionKind = Literal["box", "cell", "tile"]
+_TILE_LEVELS = (0, 1, 2)
+
+
+class Actions(Protocol):
+    """A space of actions for one scene, and the viewpoints that they mean."""
+
+    @property
+    def space(self) -> spaces.Space[Any]: ...
+
+    def viewpoint(self, actions: np.ndarray | torch.Tensor) -> Viewpoint:
+        """Viewpoints of a batch of actions [B, ...]; raises ValueError for infeasible ones."""
+        ...
+
+    def nearest(self, viewpoint: Viewpoint) -> np.ndarray:
+        """The actions [B, ...] that come closest to these viewpoints."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxActions:
+    """Box(-1, 1, (3,)) = (row, col, zoom), and every in-bounds viewpoint has exactly one.
+
+    zoom sets the scale geometrically, from 1 at -1 to `min_scale` at 1; then row and col set the
+    centre within +-(1 - scale). Size before place follows AdaGlimpse.
+    """
+
+    min_scale: float
+
+    @property
+    def space(self) -> spaces.Box:
+        return spaces.Box(-1.0, 1.0, (3,), np.float32)
+
+    def viewpoint(self, actions: np.ndarray | torch.Tensor) -> Viewpoint:
+        values = torch.as_tensor(actions)
+        if not values.dtype.is_floating_point or values.ndim != 2 or values.shape[1] != 3:
+            raise ValueError(
+                f"Actions have shape {tuple(values.shape)} and dtype {values.dtype}; "
+                "give floats [batch, 3] with (row, col, zoom)."
+            )
+        values = values.float()
+        if not bool((values.abs() <= 1).all()):  # NaN compares False
+            bad = values[~(values.abs() <= 1).all(dim=1)][0].tolist()
+            raise ValueError(
+                f"Action {bad} is outside the box; row, col and zoom must be finite and in [-1, 1]."
+            )
+        scales = self.min_scale ** ((values[:, 2] + 1) / 2)
+        return Viewpoint(centers=values[:, :2] * (1 - scales)[:, None], scales=scales)
+
+    def nearest(self, viewpoint: Viewpoint) -> np.ndarray:
+        scales = viewpoint.scales.clamp(self.min_scale, 1)
+        reach = (1 - scales)[:, None]
+        places = torch.where(reach > 0, viewpoint.centers / reach.clamp(min=1e-9), 0)
+        zoom = 2 * scales.log() / math.log(self.min_scale) - 1
+        return torch.cat((places, zoom[:, None]), dim=1).clamp(-1, 1).cpu().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedActions:
+    """Discrete(n): action i is the i-th of a list of viewpoints."""
+
+    viewpoints: Viewpoint
+
+    @property
+    def space(self) -> spaces.Discrete:
+        return spaces.Discrete(self.viewpoints.batch_size)
+
+    def viewpoint(self, actions: np.ndarray | torch.Tensor) -> Viewpoint:
+        values = torch.as_tensor(actions)
+        count = self.viewpoints.batch_size
+        if values.ndim != 1 or values.dtype.is_floating_point or values.dtype == torch.bool:
+            raise ValueError(
+                f"Actions have shape {tuple(values.shape)} and dtype {values.dtype}; "
+                f"give integers [batch] from 0 to {count - 1}."
+            )
+        if bool(((values < 0) | (values >= count)).any()):
+            raise ValueError(
+                f"Actions {values.tolist()} are not all in range; give integers from 0 to "
+                f"{count - 1}."
+            )
+        return self.viewpoints[values.long().to(self.viewpoints.centers.device)]
+
+    def nearest(self, viewpoint: Viewpoint) -> np.ndarray:
+        """Nearest in (row, col, log scale)."""
+        here, there = (
+            torch.cat((v.centers, v.scales.log()[:, None]), dim=1).cpu()
+            for v in (viewpoint, self.viewpoints)
+        )
+        return torch.cdist(here, there).argmin(dim=1).numpy()
+
+
+def cell_actions(*, grid_size: int, scales: tuple[float, ...]) -> ListedActions:
+    """Every cell of a grid at every scale, scale by scale, row-major, clipped into the scene.
+
+    Action (s * grid_size + row) * grid_size + col: the layout of a map [scales, grid, grid].
+    """
+    cells = grid_centers(grid_size)
+    levels = [
+        clip_into_scene(centers=cells, scales=torch.full((len(cells),), scale)) for scale in scales
+    ]
+    return _listed(levels)
+
+
+def tile_actions() -> ListedActions:
+    """The quadtree's tiles: 1, then 4, then 16, each level row-major."""
+    levels = []
+    for level in _TILE_LEVELS:
+        cells = grid_centers(2**level)
+        levels.append(Viewpoint(centers=cells, scales=torch.full((len(cells),), 2.0**-level)))
+    return _listed(levels)
+
+
+def _listed(levels: list[Viewpoint]) -> ListedActions:
+    return ListedActions(
+        viewpoints=Viewpoint(
+            centers=torch.cat([v.centers for v in levels]),
+            scales=torch.cat([v.scales for v in levels]),
+        )
+    )
+
+
+def make_actions(
+    kind: ActionKind, *, glimpse: GlimpseSpec, cell_grid: int, cell_scales: tuple[float, ...]
+) -> Actions:
+    """The action space by name; raises ValueError for an unknown name or a bad scale."""
+    require_choice("action", kind, get_args(ActionKind))
+    if kind == "box":
+        return BoxActions(min_scale=glimpse.min_scale)
+    if kind == "tile":
+        return tile_actions()
+    if not cell_scales or not all(0 < scale <= 1 for scale in cell_scales):
+        raise ValueError(f"cell_scales is {cell_scales!r}; give at least one scale in (0, 1].")
+    return cell_actions(grid_size=cell_grid, scales=tuple(cell_scales))

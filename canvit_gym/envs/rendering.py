@@ -1,0 +1,3 @@
+"""Placeholder."""
+def render_episode(episode, *, rollout):
+    raise NotImplementedError

@@ -1,0 +1,202 @@
+"""Pure, batched stepping: an episode is a value, and looking returns a new one.
+
+So peeking at candidate viewpoints, forking and greedy search need no copies and no undo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from canvit_gym.errors import require_choice
+from canvit_gym.geometry import GlimpseSpec, Viewpoint, check_inside, sample_at_viewpoint
+from canvit_gym.model.canvit import RecurrentState
+from canvit_gym.preprocess import normalize
+from canvit_gym.scenes.base import Scene
+from canvit_gym.tasks.classification import Classification
+
+InitialGlimpse = Literal["full_scene"] | None
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """Everything that is known of B scenes after some glimpses.
+
+    scenes: the B scenes. pictures: what CanViT samples, float32 [B, 3, H, W], ImageNet-normalised.
+    targets: what the task scores against, such as labels int64 [B].
+    state: canvas and recurrent CLS.
+    history: float32 [B, budget + 1, 3], (row, col, scale) of each glimpse taken, zeros after them.
+    glimpses: int64 [B], how many were taken, the initial one included.
+    looks: int64 [B], how many were chosen, so without the initial one; `budget` ends the episode.
+    belief: the task's reading of the state, such as class log-probabilities [B, classes].
+    potentials: the task's scores of that belief, float32 [B] by name.
+    """
+
+    scenes: tuple[Scene, ...]
+    pictures: Tensor
+    targets: Tensor
+    state: RecurrentState
+    history: Tensor
+    glimpses: Tensor
+    looks: Tensor
+    belief: Tensor
+    potentials: dict[str, Tensor]
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.scenes)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pictures.device
+
+    def select(self, indices: Sequence[int] | np.ndarray | Tensor) -> Episode:
+        """The episodes of these scenes, in this order; an index may come twice."""
+        where = torch.as_tensor(indices, dtype=torch.int64, device=self.device)
+        return _map_tensors(
+            lambda x: x[where], self, scenes=tuple(self.scenes[i] for i in where.tolist())
+        )
+
+    def put(self, indices: Sequence[int] | np.ndarray | Tensor, other: Episode) -> Episode:
+        """A copy in which `other`'s episodes stand at these indices."""
+        where = torch.as_tensor(indices, dtype=torch.int64, device=self.device)
+        scenes = list(self.scenes)
+        for i, scene in zip(where.tolist(), other.scenes, strict=True):
+            scenes[i] = scene
+        return _map_tensors(
+            lambda x, y: x.index_copy(0, where, y), self, other, scenes=tuple(scenes)
+        )
+
+
+def _map_tensors(function: Any, *episodes: Episode, scenes: tuple[Scene, ...]) -> Episode:
+    def apply(values: Sequence[Any]) -> Any:
+        first = values[0]
+        if isinstance(first, Tensor):
+            return function(*values)
+        if isinstance(first, dict):
+            return {key: apply([value[key] for value in values]) for key in first}
+        return replace(
+            first,
+            **{f.name: apply([getattr(v, f.name) for v in values]) for f in fields(first)},
+        )
+
+    mapped = {
+        f.name: apply([getattr(e, f.name) for e in episodes])
+        for f in fields(Episode)
+        if f.name != "scenes"
+    }
+    return Episode(scenes=scenes, **mapped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """How episodes unfold: a frozen model, a task, what a glimpse is, and how many may be chosen.
+
+    `initial_glimpse="full_scene"` shows the whole scene before the first choice; None starts
+    blind. `precision="bfloat16"` runs the model under autocast, as the published evaluation does;
+    the canvas and the heads stay float32 in any case.
+
+    Raises ValueError for a budget below 1 and for unknown keyword values.
+    """
+
+    task: Classification
+    glimpse: GlimpseSpec
+    budget: int = 4
+    initial_glimpse: InitialGlimpse = "full_scene"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.budget, bool) or not isinstance(self.budget, int) or self.budget < 1:
+            raise ValueError(
+                f"budget is {self.budget!r}; give the number of glimpses to choose, at least 1."
+            )
+        if self.initial_glimpse is not None:
+            require_choice("initial_glimpse", self.initial_glimpse, ("full_scene",))
+        require_choice("precision", self.precision, get_args(Precision))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.task.model.parameters()).device
+
+    @torch.inference_mode()
+    def start(self, scenes: Sequence[Scene]) -> Episode:
+        """New episodes of these scenes, after the initial glimpse where there is one."""
+        model, device = self.task.model, self.device
+        pictures = torch.from_numpy(np.stack([scene.picture for scene in scenes]))
+        state = model.init_state(
+            batch_size=len(scenes), canvas_grid_size=self.glimpse.canvas_grid_size
+        )
+        targets = self.task.targets(scenes, device=device)
+        belief = self.task.belief(state)
+        counts = torch.zeros(len(scenes), dtype=torch.int64, device=device)
+        episode = Episode(
+            scenes=tuple(scenes),
+            pictures=normalize(pictures.to(device)),
+            targets=targets,
+            state=state,
+            history=torch.zeros(len(scenes), self.budget + 1, 3, device=device),
+            glimpses=counts,
+            looks=counts,
+            belief=belief,
+            potentials=self.task.potentials(belief, targets),
+        )
+        if self.initial_glimpse is None:
+            return episode
+        full = Viewpoint.full_scene(batch_size=len(scenes), device=device)
+        return replace(self._glimpse(episode, full), looks=counts)
+
+    @torch.inference_mode()
+    def look(self, episode: Episode, viewpoint: Viewpoint) -> Episode:
+        """The episodes after one more glimpse each, at viewpoints inside the scene.
+
+        Raises ValueError where a viewpoint leaves the scene or an episode's budget is used up.
+        """
+        if viewpoint.batch_size != episode.batch_size:
+            raise ValueError(
+                f"{viewpoint.batch_size} viewpoints were given for {episode.batch_size} scenes; "
+                "give one for each."
+            )
+        check_inside(viewpoint)
+        if bool((episode.looks >= self.budget).any()):
+            raise ValueError(
+                f"The budget of {self.budget} glimpses is used up; start new episodes, or make "
+                "the rollout with a larger budget."
+            )
+        return self._glimpse(episode, viewpoint)
+
+    def finished(self, episode: Episode) -> Tensor:
+        """Which episodes have used their budget: bool [B]."""
+        return episode.looks >= self.budget
+
+    def sample(self, episode: Episode, viewpoint: Viewpoint) -> Tensor:
+        """What CanViT sees at the viewpoints: float32 [B, 3, g, g], ImageNet-normalised."""
+        return sample_at_viewpoint(
+            spatial=episode.pictures,
+            viewpoint=viewpoint,
+            glimpse_size_px=self.glimpse.glimpse_size_px,
+        )
+
+    def _glimpse(self, episode: Episode, viewpoint: Viewpoint) -> Episode:
+        device = episode.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            output = self.task.model.canvit(
+                glimpse=self.sample(episode, viewpoint), state=episode.state, viewpoint=viewpoint
+            )
+        belief = self.task.belief(output.state)
+        rows = torch.arange(episode.batch_size, device=device)
+        taken = torch.cat((viewpoint.centers, viewpoint.scales[:, None]), dim=1)
+        return replace(
+            episode,
+            state=output.state,
+            history=episode.history.index_put((rows, episode.glimpses), taken),
+            glimpses=episode.glimpses + 1,
+            looks=episode.looks + 1,
+            belief=belief,
+            potentials=self.task.potentials(belief, episode.targets),
+        )

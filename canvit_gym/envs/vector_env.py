@@ -1,0 +1,294 @@
+"""Many scenes at once, one forward for all: the native Gymnasium vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from canvit_gym.envs.actions import ActionKind, make_actions
+from canvit_gym.envs.observations import ObservationKind, Observations
+from canvit_gym.envs.rendering import render_episode
+from canvit_gym.envs.rollout import Episode, Rollout
+from canvit_gym.errors import require_choice
+from canvit_gym.geometry import Viewpoint
+from canvit_gym.model.identity import BackboneIdentity
+from canvit_gym.scenes.base import Scene, Scenes
+
+Output = Literal["numpy", "torch"]
+
+
+class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
+    """`num_envs` scenes looked at side by side.
+
+    `reset(seed=s)` gives scene order i the seed s + i, as N single environments with those seeds
+    would have. `reset(options={"scene": indices})` plays chosen scenes instead of drawn ones, and
+    `options={"reset_mask": mask}` resets some rows only. Autoreset is SAME_STEP by default:
+    the observation of a finished row is already the next scene's, and `infos["final_obs"]` and
+    `infos["final_info"]` hold how it ended.
+
+    infos, each an array with one entry a row (and a mask `_key`, as Gymnasium does):
+    scene: index in the scenes. label, prediction: class ids. correct: bool.
+    viewpoint: float32 [3], (row, col, scale) just looked at.
+    potential_before, potential_after: every potential of the task by name, so that a trajectory
+    can be rewarded anew offline.
+
+    `output="torch"` leaves observations and rewards on the model's device.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
+
+    def __init__(
+        self,
+        *,
+        num_envs: int,
+        scenes: Scenes,
+        rollout: Rollout,
+        backbone: BackboneIdentity,
+        action: ActionKind = "box",
+        cell_scales: tuple[float, ...] = (0.25, 0.5),
+        observation: ObservationKind = "compact",
+        reward: str = "log_prob",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        output: Output = "numpy",
+        render_mode: str | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}; give at least 1.")
+        require_choice("reward", reward, rollout.task.potential_names)
+        require_choice("output", output, get_args(Output))
+        if render_mode is not None:
+            require_choice("render_mode", render_mode, self.metadata["render_modes"])
+        if not isinstance(autoreset_mode, AutoresetMode):
+            accepted = {mode.name: mode for mode in AutoresetMode}
+            require_choice("autoreset_mode", autoreset_mode, accepted)
+            autoreset_mode = accepted[autoreset_mode]
+        self.metadata = {**self.metadata, "autoreset_mode": autoreset_mode}
+        self.num_envs = num_envs
+        self.scenes, self.rollout, self.backbone = scenes, rollout, backbone
+        self.reward, self.output, self.render_mode = reward, output, render_mode
+        self.autoreset_mode = autoreset_mode
+        self.observations = Observations(rollout=rollout, kind=observation)
+        self.actions = make_actions(
+            action,
+            glimpse=rollout.glimpse,
+            cell_grid=self.observations.grid_size,
+            cell_scales=cell_scales,
+        )
+        self.single_observation_space = self.observations.space
+        self.single_action_space = self.actions.space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._orders: list[np.random.Generator] = []
+        self._indices = np.zeros(num_envs, dtype=np.int64)
+        self._episode: Episode | None = None
+        self._done = np.zeros(num_envs, dtype=bool)
+
+    @property
+    def episode(self) -> Episode:
+        """The episodes as they stand; a value, so it may be kept."""
+        if self._episode is None:
+            raise gym.error.ResetNeeded("No scene has been drawn yet; call reset() first.")
+        return self._episode
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        options = dict(options or {})
+        rows = self._rows_to_reset(options.pop("reset_mask", None))
+        chosen = options.pop("scene", None)
+        if options:
+            raise ValueError(
+                f"Unknown reset options {sorted(options)}; accepted are 'scene' and 'reset_mask'."
+            )
+        self._seed_orders(seed, rows)
+        self._start(rows, self._draw(rows) if chosen is None else self._chosen(chosen, rows))
+        self._done[rows] = False
+        infos: dict[str, Any] = {}
+        self._put_info(infos, rows, self._info(rows))
+        return self._out(self.observations.observe(self.episode)), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, np.ndarray, np.ndarray, dict[str, Any]]:
+        before = self.episode
+        if len(actions) != self.num_envs:
+            raise ValueError(
+                f"{len(actions)} actions were given for {self.num_envs} environments; "
+                "give one for each."
+            )
+        viewpoint = self.actions.viewpoint(actions).to(self.rollout.device)
+        waiting = np.flatnonzero(self._done)
+        if self.autoreset_mode == AutoresetMode.NEXT_STEP and len(waiting):
+            return self._step_and_reset(viewpoint, waiting)
+        if len(waiting):
+            raise gym.error.ResetNeeded(
+                f"Episodes {waiting.tolist()} have ended; reset them with "
+                "options={'reset_mask': mask} first."
+            )
+        everyone = np.arange(self.num_envs)
+        self._episode = after = self.rollout.look(before, viewpoint)
+        reward = after.potentials[self.reward] - before.potentials[self.reward]
+        done = self.rollout.finished(after).cpu().numpy()
+        infos: dict[str, Any] = {}
+        info = self._info(everyone, before=before)
+        if self.autoreset_mode != AutoresetMode.SAME_STEP or not done.any():
+            self._done = done
+            self._put_info(infos, everyone, info)
+        else:
+            ended, going = np.flatnonzero(done), np.flatnonzero(~done)
+            final = self._out(self.observations.observe(after.select(ended)))
+            infos["final_obs"], infos["_final_obs"] = _final_observations(final, done), done
+            infos["final_info"], infos["_final_info"] = {}, done
+            self._put_info(infos["final_info"], ended, _rows_of(info, ended))
+            self._start(ended, self._draw(ended))
+            self._put_info(infos, going, _rows_of(info, going))
+            self._put_info(infos, ended, self._info(ended))
+        observation = self._out(self.observations.observe(self.episode))
+        return observation, self._reward_out(reward), done, np.zeros_like(done), infos
+
+    def _step_and_reset(
+        self, viewpoint: Viewpoint, waiting: np.ndarray
+    ) -> tuple[Any, Any, np.ndarray, np.ndarray, dict[str, Any]]:
+        """NEXT_STEP autoreset: rows that ended a step ago start anew, the others look."""
+        going = np.flatnonzero(~self._done)
+        before = self.episode
+        reward = torch.zeros(self.num_envs, device=self.rollout.device)
+        infos: dict[str, Any] = {}
+        if len(going):
+            some = before.select(going)
+            rows = torch.from_numpy(going).to(self.rollout.device)
+            after = self.rollout.look(some, viewpoint[rows])
+            self._episode = before.put(going, after)
+            reward[rows] = after.potentials[self.reward] - some.potentials[self.reward]
+            self._put_info(infos, going, self._info(going, before=before))
+        self._start(waiting, self._draw(waiting))
+        self._put_info(infos, waiting, self._info(waiting))
+        self._done = self.rollout.finished(self.episode).cpu().numpy()
+        observation = self._out(self.observations.observe(self.episode))
+        truncated = np.zeros(self.num_envs, dtype=bool)
+        return observation, self._reward_out(reward), self._done.copy(), truncated, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
+        """One uint8 [H, W, 3] picture a row; see `rendering.render_episode`."""
+        if self.render_mode is None:
+            return None
+        return tuple(
+            render_episode(self.episode.select([i]), rollout=self.rollout)
+            for i in range(self.num_envs)
+        )
+
+    # Scenes: which ones come next.
+
+    def _rows_to_reset(self, mask: np.ndarray | None) -> np.ndarray:
+        if mask is None:
+            return np.arange(self.num_envs)
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise ValueError(
+                f"reset_mask has shape {mask.shape} and dtype {mask.dtype}; give a bool array "
+                f"[{self.num_envs}] with at least one True."
+            )
+        if self._episode is None and not mask.all():
+            raise gym.error.ResetNeeded("The first reset must reset every row; leave the mask out.")
+        return np.flatnonzero(mask)
+
+    def _seed_orders(self, seed: int | Sequence[int | None] | None, rows: np.ndarray) -> None:
+        if isinstance(seed, int | np.integer):
+            seed = [int(seed) + i for i in range(self.num_envs)]
+        seeds = [None] * self.num_envs if seed is None else list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(
+                f"{len(seeds)} seeds were given for {self.num_envs} environments; "
+                "give one for each, or one number."
+            )
+        if not self._orders:
+            self._orders = [seeding.np_random(s)[0] for s in seeds]
+            return
+        for i in rows:
+            if seeds[i] is not None:
+                self._orders[i] = seeding.np_random(seeds[i])[0]
+
+    def _draw(self, rows: np.ndarray) -> np.ndarray:
+        return np.array([self._orders[i].integers(len(self.scenes)) for i in rows])
+
+    def _chosen(self, chosen: int | Sequence[int], rows: np.ndarray) -> np.ndarray:
+        indices = np.atleast_1d(np.asarray(chosen))
+        if indices.shape != rows.shape or not np.issubdtype(indices.dtype, np.integer):
+            raise ValueError(
+                f"options['scene'] is {chosen!r}; give {len(rows)} scene indices, one for each "
+                "environment that is reset."
+            )
+        return indices
+
+    def _start(self, rows: np.ndarray, indices: np.ndarray) -> None:
+        started = self.rollout.start(_load(self.scenes, indices))
+        whole = self._episode is None or len(rows) == self.num_envs
+        self._episode = started if whole else self.episode.put(rows, started)
+        self._indices[rows] = indices
+
+    # What goes out.
+
+    def _info(self, rows: np.ndarray, *, before: Episode | None = None) -> dict[str, Any]:
+        episode = self.episode if len(rows) == self.num_envs else self.episode.select(rows)
+        prediction = episode.belief.argmax(dim=1)
+        info: dict[str, Any] = {
+            "scene": self._indices[rows].copy(),
+            "label": episode.targets.cpu().numpy(),
+            "prediction": prediction.cpu().numpy(),
+            "correct": (prediction == episode.targets).cpu().numpy(),
+            "potential_after": _to_numpy(episode.potentials),
+        }
+        if before is not None:
+            last = (episode.glimpses - 1)[:, None, None].expand(-1, 1, 3)
+            info["viewpoint"] = episode.history.gather(1, last)[:, 0].cpu().numpy()
+            chosen = before if len(rows) == self.num_envs else before.select(rows)
+            info["potential_before"] = _to_numpy(chosen.potentials)
+        return info
+
+    def _put_info(self, infos: dict[str, Any], rows: np.ndarray, values: dict[str, Any]) -> None:
+        """Write the values [len(rows), ...] into info arrays [num_envs, ...] with their masks."""
+        for key, value in values.items():
+            mask = infos.setdefault(f"_{key}", np.zeros(self.num_envs, dtype=bool))
+            mask[rows] = True
+            if isinstance(value, dict):
+                self._put_info(infos.setdefault(key, {}), rows, value)
+                continue
+            shape = (self.num_envs, *value.shape[1:])
+            infos.setdefault(key, np.zeros(shape, dtype=value.dtype))[rows] = value
+
+    def _out(self, observation: dict[str, torch.Tensor]) -> dict[str, Any]:
+        return observation if self.output == "torch" else _to_numpy(observation)
+
+    def _reward_out(self, reward: torch.Tensor) -> Any:
+        return reward if self.output == "torch" else reward.cpu().numpy().astype(np.float64)
+
+
+def _load(scenes: Scenes, indices: np.ndarray) -> list[Scene]:
+    return [scenes[int(i)] for i in indices]
+
+
+def _to_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {key: value.cpu().numpy() for key, value in tensors.items()}
+
+
+def _rows_of(info: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    return {
+        key: _rows_of(value, rows) if isinstance(value, dict) else value[rows]
+        for key, value in info.items()
+    }
+
+
+def _final_observations(final: dict[str, Any], done: np.ndarray) -> np.ndarray:
+    """Gymnasium's form: an object array with one observation for each row that ended."""
+    rows = np.full(len(done), None, dtype=object)
+    for k, i in enumerate(np.flatnonzero(done)):
+        rows[i] = {key: value[k] for key, value in final.items()}
+    return rows

@@ -1,0 +1,301 @@
+"""Checkpoints: where they are found, how they are read, checked and written.
+
+A checkpoint is a directory with `config.json` and `model.safetensors`, as canvit-pytorch 0.2
+publishes them; the older 0.1 format is read too (`legacy.py`). Nothing else is ever read, and
+nothing is ever guessed: a tensor that is missing, extra or misshapen is an error that names it.
+
+The heads' classmethods `from_pretrained` and `save_pretrained` are the public way in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from canvit_gym.model.config import CanViTConfig
+from canvit_gym.model.legacy import is_legacy, upgrade_config, upgrade_tensors
+
+if TYPE_CHECKING:
+    from canvit_gym.model.heads import CanViTWithHead
+
+HUB_ROOT = "CANVIT_HUB_ROOT"
+"""Environment variable: a folder of checkpoint directories, or an organisation on the hub."""
+
+ORGANIZATION = "canvit"
+FLAGSHIP = "canvit/canvitb16-add-vpe-pretrain-g128px-s512px-in21k-dv3b16-2026-02-02"
+IN1K_FINETUNED = "canvit/canvitb16-add-vpe-finetune-g128px-s512px-in1k-2026-04-06"
+IN1K_PROBE = "canvit/dinov3-vitb16-lvd1689m-in1k-512x512-linear-clf-probe"
+EMBEDDED = ("mini",)
+"""Checkpoints that the package itself brings."""
+
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_HUB_NAME = re.compile(r"(?P<repo>(\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+
+# Fields that give a config away, and what it is.
+_KINDS = (
+    (
+        ("canvit_config", "teacher_dim"),
+        "a CanViTForPretraining; load it with CanViTForPretraining.from_pretrained, or for class "
+        "logits with CanViTForImageClassification.from_pretrained_with_probe",
+    ),
+    (
+        ("canvit_config", "n_classes"),
+        "a CanViTForImageClassification; load it with CanViTForImageClassification.from_pretrained",
+    ),
+    (
+        ("in_features", "out_features"),
+        "a linear probe; give it as the probe of "
+        "CanViTForImageClassification.from_pretrained_with_probe",
+    ),
+    (("embed_dim", "num_classes"), "a segmentation probe, which holds no CanViT"),
+    (("format", "backend"), "an MLX or NNX port; take the PyTorch checkpoint that it was made of"),
+)
+
+ModelT = TypeVar("ModelT", bound="CanViTWithHead")
+
+
+class CheckpointNotFound(FileNotFoundError):
+    """No such checkpoint here, or one of its files is missing."""
+
+
+class InvalidCheckpoint(ValueError):
+    """The files are there, but they do not hold what was asked for."""
+
+
+# -- where ----------------------------------------------------------------------------------------
+
+
+def resolve_checkpoint(name: str | Path) -> Path:
+    """The local directory of a checkpoint, downloaded where need be.
+
+    `name` is, in this order: an embedded name ("mini"); a local directory; a directory under
+    CANVIT_HUB_ROOT; an id on the Hugging Face hub, perhaps with `@revision`. Without an
+    organisation `canvit/` is meant. Raises CheckpointNotFound with what can be done about it.
+    """
+    # Before any directory, so that "mini" is the same model wherever it is asked for.
+    if name in EMBEDDED:
+        return Path(str(resources.files("canvit_gym") / "assets" / str(name)))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    match = _HUB_NAME.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        reason = "is a file" if path.exists() else "does not exist"
+        raise _not_found(name, f"this path {reason}")
+    repo = match["repo"] if "/" in match["repo"] else f"{ORGANIZATION}/{match['repo']}"
+
+    if root := os.environ.get(HUB_ROOT):
+        tree = Path(root).expanduser()
+        ours = repo.startswith(f"{ORGANIZATION}/")
+        if tree.is_dir():
+            revision = f"@{match['revision']}" if match["revision"] else ""
+            # Another organisation's model may share its last name with one of ours.
+            for candidate in (repo, repo.split("/")[1])[: 2 if ours else 1]:
+                if (tree / (candidate + revision)).is_dir():
+                    return tree / (candidate + revision)
+        elif re.fullmatch(r"[\w.-]+", root):
+            repo = f"{root}/{repo.split('/')[1]}" if ours else repo
+        else:
+            raise _not_found(name, f"{HUB_ROOT} is {root!r}, which is no directory")
+    return _download(name, repo=repo, revision=match["revision"])
+
+
+def checkpoint_sha256(name: str | Path) -> str:
+    """Hexadecimal SHA-256 of a checkpoint's weights: what a policy records of its backbone."""
+    with _require(resolve_checkpoint(name), _WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(name: str | Path, *, repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download  # here, because most programs never need it
+
+    try:
+        # Without a network this fails at once; hf_hub_download would retry for half a minute.
+        directory = snapshot_download(repo, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS])
+    except Exception as error:  # its kinds differ between versions of the hub's library
+        at = f" at revision {revision}" if revision else ""
+        reason = f"no local copy, and the hub gave none of {repo}{at} ({type(error).__name__})"
+        raise _not_found(name, reason) from error
+    return Path(directory)
+
+
+def _not_found(name: str | Path, reason: str) -> CheckpointNotFound:
+    return CheckpointNotFound(
+        f"Checkpoint {str(name)!r} was not found: {reason}; name a local directory with {_CONFIG} "
+        f"and {_WEIGHTS}, set {HUB_ROOT} to a folder of such directories, or download it once with "
+        "access to the Hugging Face hub, or use the embedded 'mini' (CanViT-Emoji-v0)."
+    )
+
+
+# -- reading and writing --------------------------------------------------------------------------
+
+
+def load_model(
+    model_class: type[ModelT], name: str | Path, *, device: torch.device | str = "cpu"
+) -> ModelT:
+    """A model with the weights of a checkpoint, in eval mode, float32, on `device`.
+
+    Raises CheckpointNotFound, or InvalidCheckpoint where the files hold another model, are damaged
+    or disagree with the architecture that their config describes.
+    """
+    directory = resolve_checkpoint(name)
+    config = _read_config(directory)
+    legacy = is_legacy(config)
+    try:
+        config = upgrade_config(config) if legacy else config
+        arguments = _arguments(config, model_class)
+    except ValueError as error:
+        raise InvalidCheckpoint(f"{directory / _CONFIG}: {error}") from error
+
+    # On the meta device nothing is allocated or drawn at random only to be overwritten.
+    with torch.device("meta"):
+        model = model_class(**arguments)
+    tensors = _read_tensors(directory)
+    tensors = upgrade_tensors(tensors) if legacy else tensors
+    wanted = model.state_dict()
+    if problems := _differences(tensors, wanted):
+        raise InvalidCheckpoint(
+            f"{directory / _WEIGHTS} is not the {model_class.__name__} that {_CONFIG} describes; "
+            f"{len(problems)} tensors disagree: {'; '.join(problems[:3])}"
+            f"{'; ...' if len(problems) > 3 else ''}. "
+            "Download the checkpoint again, or check that both files are of the same one."
+        )
+    # Copied, because `load_file` maps the file: whoever changed it would change the model.
+    own = {
+        key: tensor.to(device=device, dtype=wanted[key].dtype, copy=True)
+        for key, tensor in tensors.items()
+    }
+    model.load_state_dict(own, assign=True)
+    return model.eval()
+
+
+def load_probe(name: str | Path) -> tuple[Tensor, Tensor]:
+    """Weight float32 [n_classes, features] and bias [n_classes] of a linear probe.
+
+    Only `model.safetensors` is read. Raises CheckpointNotFound or InvalidCheckpoint.
+    """
+    directory = resolve_checkpoint(name)
+    tensors = _read_tensors(directory)
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    if (
+        weight is None
+        or bias is None
+        or len(tensors) != 2
+        or weight.ndim != 2
+        or bias.shape != weight.shape[:1]
+        or not (weight.is_floating_point() and bias.is_floating_point())
+    ):
+        shown = [f"{key} {list(tensor.shape)}" for key, tensor in sorted(tensors.items())[:3]]
+        raise InvalidCheckpoint(
+            f"{directory / _WEIGHTS} is no linear probe: it holds {len(tensors)} tensors, first "
+            f"{', '.join(shown)}; give one with weight [classes, features] and bias [classes]."
+        )
+    return weight.to(torch.float32, copy=True), bias.to(torch.float32, copy=True)
+
+
+def save_model(
+    model: CanViTWithHead, directory: str | Path, *, extra_config: Mapping[str, Any] | None = None
+) -> None:
+    """Write `config.json` and `model.safetensors` in the 0.2 format.
+
+    `extra_config` adds JSON values beside the model's own fields, such as a "training" record.
+    Raises ValueError where it would replace one of those.
+    """
+    config = {"canvit_config": asdict(model.canvit.config)}
+    config |= {field: getattr(model, field) for field in model.config_fields}
+    if taken := sorted(config.keys() & (extra_config or {}).keys()):
+        raise ValueError(
+            f"extra_config has {', '.join(taken)}, which the model itself says; name them otherwise."
+        )
+    text = json.dumps(config | dict(extra_config or {}), indent=2) + "\n"
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    # Written aside and then moved: an interruption leaves the old checkpoint, never half of one.
+    partial = directory / (_WEIGHTS + ".partial")
+    save_file(tensors, partial, metadata={"format": "pt"})
+    partial.replace(directory / _WEIGHTS)
+    partial = directory / (_CONFIG + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(directory / _CONFIG)
+
+
+def _require(directory: Path, file_name: str) -> Path:
+    path = directory / file_name
+    if not path.is_file():
+        raise CheckpointNotFound(
+            f"{path} is missing; a checkpoint is a directory with {_CONFIG} and {_WEIGHTS}, "
+            "so download it again."
+        )
+    return path
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = _require(directory, _CONFIG)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSON's and Unicode's errors are both ValueErrors
+        raise InvalidCheckpoint(f"{path} is no valid JSON ({error}); download it again.") from error
+    if not isinstance(config, dict):
+        raise InvalidCheckpoint(f"{path} holds no JSON object; download it again.")
+    return config
+
+
+def _read_tensors(directory: Path) -> dict[str, Tensor]:
+    path = _require(directory, _WEIGHTS)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InvalidCheckpoint(
+            f"{path} is truncated or no safetensors file ({error}); download it again."
+        ) from error
+
+
+def _arguments(config: Mapping[str, Any], model_class: type[CanViTWithHead]) -> dict[str, Any]:
+    """What `model_class` is built of, from a 0.2 config; ValueError if that is of another kind."""
+    fields = ("canvit_config", *model_class.config_fields)
+    if all(field in config for field in fields):
+        arguments = {field: config[field] for field in model_class.config_fields}
+        if any(type(value) is not int or value < 1 for value in arguments.values()):
+            raise ValueError(f"{arguments} must be positive integers; download it again.")
+        return {"canvit_config": CanViTConfig.from_dict(config["canvit_config"]), **arguments}
+
+    accepted = f"a {model_class.__name__} has {', '.join(fields)}"
+    for signs, what in _KINDS:
+        if all(sign in config for sign in signs):
+            raise ValueError(f"this is {what}; {accepted}.")
+    found = (
+        f"a model of type {config['model_type']!r}"
+        if "model_type" in config
+        else f"a config with {', '.join(sorted(config)) or 'no fields'}"
+    )
+    raise ValueError(f"this is {found}; {accepted}, so name a CanViT checkpoint.")
+
+
+def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """What is wrong with each tensor, in words."""
+    problems = [f"{key} is missing" for key in wanted if key not in found]
+    problems += [f"{key} is not part of the model" for key in found if key not in wanted]
+    for key in (key for key in wanted if key in found):
+        shape, dtype = found[key].shape, found[key].dtype
+        if shape != wanted[key].shape:
+            problems.append(f"{key} has shape {list(shape)}, not {list(wanted[key].shape)}")
+        # Half precision is read as float32; a float in place of a flag is another thing.
+        elif dtype != wanted[key].dtype and not (
+            dtype.is_floating_point and wanted[key].dtype.is_floating_point
+        ):
+            problems.append(f"{key} has dtype {dtype}, not {wanted[key].dtype}")
+    return problems

@@ -1,0 +1,27 @@
+"""Every environment id. Imports nothing heavy: entry points are strings."""
+
+from gymnasium.envs.registration import register, registry
+
+_IDS: dict[str, dict[str, object]] = {
+    # Find and name the animal among clutter. Embedded: no download.
+    "CanViT-Emoji-v0": {
+        "entry_point": "canvit_gym.envs.make:emoji_env",
+        "vector_entry_point": "canvit_gym.envs.make:emoji_vector_env",
+    },
+    # Name an ImageNet-1k picture with the published fine-tuned CanViT-B.
+    "CanViT-IN1k-v0": {
+        "entry_point": "canvit_gym.envs.make:imagenet_env",
+        "vector_entry_point": "canvit_gym.envs.make:imagenet_vector_env",
+        "kwargs": {
+            "backbone": "canvit/canvitb16-add-vpe-finetune-g128px-s512px-in1k-2026-04-06",
+            "cell_scales": (0.125, 0.25, 0.5),
+        },
+    },
+}
+
+
+def register_environments() -> None:
+    """Register every id; harmless when called again."""
+    for env_id, spec in _IDS.items():
+        if env_id not in registry:
+            register(id=env_id, **spec)  # type: ignore[arg-type]

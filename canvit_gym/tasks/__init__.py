@@ -1,0 +1,1 @@
+"""What is asked of a scene, and how well a state answers it."""

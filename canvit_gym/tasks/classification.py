@@ -1,0 +1,64 @@
+"""Naming the scene: the belief is a distribution over classes, read from the recurrent CLS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from canvit_gym.model.canvit import RecurrentState
+from canvit_gym.model.heads import CanViTForImageClassification
+from canvit_gym.scenes.base import Scene
+
+Potential = Literal["log_prob", "prob", "margin", "correct", "neg_entropy"]
+POTENTIALS: tuple[Potential, ...] = get_args(Potential)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """Scores beliefs about which of `class_names` a scene shows.
+
+    Raises ValueError where the model has another number of classes than there are names.
+    """
+
+    model: CanViTForImageClassification
+    class_names: tuple[str, ...]
+
+    potential_names = POTENTIALS
+
+    def __post_init__(self) -> None:
+        if self.model.n_classes != len(self.class_names):
+            raise ValueError(
+                f"The backbone names {self.model.n_classes} classes but the scenes have "
+                f"{len(self.class_names)}; choose a checkpoint that was trained on these classes."
+            )
+
+    def belief(self, state: RecurrentState) -> Tensor:
+        """Log-probabilities of the classes: float32 [B, classes]."""
+        return self.model.logits(state).log_softmax(dim=1)
+
+    def targets(self, scenes: Sequence[Scene], *, device: torch.device) -> Tensor:
+        """What the belief is scored against: labels, int64 [B]."""
+        return torch.tensor([scene.label for scene in scenes], device=device)
+
+    def potentials(self, belief: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """How good a belief is, float32 [B] by name; the reward is a difference of one of them.
+
+        log_prob: log p(label), nats, at most 0. prob: p(label). margin: p(label) minus the best
+        other class's p, in [-1, 1]. correct: 1 where the most probable class is the label, else 0.
+        neg_entropy: sum of p log p, nats, at most 0; needs no label.
+        """
+        prob = belief.exp()
+        at_label = targets[:, None]
+        label_prob = prob.gather(1, at_label)[:, 0]
+        best_other = prob.scatter(1, at_label, -1.0).amax(dim=1)
+        return {
+            "log_prob": belief.gather(1, at_label)[:, 0],
+            "prob": label_prob,
+            "margin": label_prob - best_other,
+            "correct": (belief.argmax(dim=1) == targets).float(),
+            "neg_entropy": (prob * belief).sum(dim=1),
+        }
