@@ -42,7 +42,7 @@ class CanViTOutput:
 
 
 class ViewpointEncoding(nn.Module):
-    """Random Fourier features of (row / s, col / s, log s), normalised: one token, float32 [B, D]."""
+    """Random Fourier features of (row / s, col / s, log s), normalised: a token, float32 [B, D]."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -62,6 +62,15 @@ class ViewpointEncoding(nn.Module):
             return self.norm(torch.cat((phases.cos(), phases.sin()), dim=1))
 
 
+def _tokens(count: int, dim: int, *, std: float) -> nn.Parameter:
+    """Learned tokens [1, count, dim], drawn from a normal distribution.
+
+    Its truncation at 2 is too far away to matter; on the meta device, where checkpoints are loaded,
+    this initialiser does nothing, while `torch.randn` spends seconds importing the compiler.
+    """
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, count, dim), std=std))
+
+
 class CanViT(nn.Module):
     """The core network, without heads. State-dict keys are the published 0.2 ones."""
 
@@ -76,16 +85,13 @@ class CanViT(nn.Module):
             CanvasAttention.write(config) for _ in self.schedule.writes
         )
         self.vpe = ViewpointEncoding(dim) if config.enable_vpe else None
-        self.backbone_registers = nn.Parameter(
-            torch.randn(1, config.num_backbone_registers, dim) * 0.02
+        self.backbone_registers = _tokens(config.num_backbone_registers, dim, std=0.02)
+        canvas_std = 1 / math.sqrt(canvas_dim)
+        self.init_canvas_registers = _tokens(
+            config.num_canvas_registers, canvas_dim, std=canvas_std
         )
-        self.init_canvas_registers = nn.Parameter(
-            torch.randn(1, config.num_canvas_registers, canvas_dim) / math.sqrt(canvas_dim)
-        )
-        self.init_canvas_patch = nn.Parameter(
-            torch.randn(1, 1, canvas_dim) / math.sqrt(canvas_dim)
-        )
-        self.init_recurrent_cls = nn.Parameter(torch.randn(1, 1, dim) / math.sqrt(dim))
+        self.init_canvas_patch = _tokens(1, canvas_dim, std=canvas_std)
+        self.init_recurrent_cls = _tokens(1, dim, std=1 / math.sqrt(dim))
 
     def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
         """The state before the first glimpse; any canvas grid works with any checkpoint."""
@@ -141,9 +147,7 @@ class CanViT(nn.Module):
 
         cls_index = 0 if self.vpe is None else 1
         return CanViTOutput(
-            state=RecurrentState(
-                canvas=canvas, recurrent_cls=tokens[:, cls_index : cls_index + 1]
-            ),
+            state=RecurrentState(canvas=canvas, recurrent_cls=tokens[:, cls_index : cls_index + 1]),
             glimpse_patches=tokens[:, -num_patches:],
             vpe=None if self.vpe is None else tokens[:, 0],
         )

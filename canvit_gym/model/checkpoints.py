@@ -217,7 +217,7 @@ def save_model(
     config |= {field: getattr(model, field) for field in model.config_fields}
     if taken := sorted(config.keys() & (extra_config or {}).keys()):
         raise ValueError(
-            f"extra_config has {', '.join(taken)}, which the model itself says; name them otherwise."
+            f"extra_config has {', '.join(taken)}, which the model itself says; rename them."
         )
     text = json.dumps(config | dict(extra_config or {}), indent=2) + "\n"
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}

@@ -94,7 +94,7 @@ class CanViTConfig:
         if not isinstance(values, dict):
             raise ValueError(f"canvit_config is {values!r}; give an object of fields.")
         known = {field.name: type(field.default) for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
+        if unknown := sorted(values.keys() - known.keys()):
             raise ValueError(
                 f"canvit_config has unknown fields {', '.join(unknown)}; "
                 f"known: {', '.join(sorted(known))}."

@@ -83,9 +83,7 @@ def upgrade_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """0.1 tensors under their 0.2 names; two that would share one keep their old names."""
     names = {key: _upgrade_key(key) for key in tensors}
     counts = Counter(names.values())
-    return {
-        name if counts[name] == 1 else key: tensors[key] for key, name in names.items()
-    }
+    return {name if counts[name] == 1 else key: tensors[key] for key, name in names.items()}
 
 
 def _upgrade_key(key: str) -> str:

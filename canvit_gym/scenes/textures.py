@@ -70,7 +70,8 @@ def _lightness(kind: str) -> np.ndarray:
         lightness = np.where(rows % 24 < 1, 0, grain + board)
     else:  # cloud: soft and billowing, with more contrast than the noise has
         lightness = (noise(6, 5) * 3 + noise(18, 14)) * 3 // 8 - 64
-    return np.clip(lightness, 0, 255)
+    clipped: np.ndarray = np.clip(lightness, 0, 255)
+    return clipped
 
 
 @cache

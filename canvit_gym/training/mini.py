@@ -55,7 +55,7 @@ MINI_CONFIG = CanViTConfig(
 class MiniTraining:
     """One training run; everything that decides its outcome."""
 
-    steps: int = 5000
+    steps: int = 2600
     scenes_per_step: int = 64
     seed: int = 0
     muon_lr: float = 0.02
