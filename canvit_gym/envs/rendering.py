@@ -29,7 +29,7 @@ among them."""
 _ROW_PX, _BAR_PX = 36, 8
 
 _PAPER, _EMPTY, _INK, _FAINT = (255, 255, 255), (238, 240, 243), (31, 35, 40), (110, 118, 129)
-_GLIMPSE, _LABEL, _OTHER = (255, 196, 0), (26, 148, 84), (138, 155, 178)
+_GLIMPSE, _EARLIER, _LABEL, _OTHER = (255, 196, 0), (255, 228, 150), (26, 148, 84), (138, 155, 178)
 
 
 def render_episode(episode_of_one: Episode, *, rollout: Rollout) -> np.ndarray:
@@ -60,10 +60,9 @@ def pca_rgb(tokens: Tensor) -> np.ndarray:
     Each component points where its largest coefficient is positive, and is spread over 0 .. 255.
     """
     centred = (tokens - tokens.mean(dim=0)).double()
-    _, _, components = torch.linalg.svd(centred, full_matrices=False)
-    components = components[:3]
-    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
-    values = centred @ (components * largest.sign()).T
+    components = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -3:].flip(1)  # [C, 3]
+    largest = components.gather(0, components.abs().argmax(dim=0, keepdim=True))
+    values = centred @ (components * largest.sign())
     low, high = values.amin(dim=0), values.amax(dim=0)
     spread = high - low
     # Before the first glimpse all cells are equal, and rounding errors are nothing to show.
@@ -82,30 +81,38 @@ def _scene(episode: Episode, viewpoints: Viewpoint) -> Image.Image:
     panel = picture.resize((PANEL_PX, PANEL_PX), Image.Resampling.LANCZOS)
     last = viewpoints.batch_size - 1
     for i in range(viewpoints.batch_size):
-        _frame(panel, viewpoints[i : i + 1], number=i, current=i == last)
+        _outline(panel, viewpoints[i : i + 1], number=i, current=i == last)
     return panel
 
 
-def _frame(panel: Image.Image, viewpoint: Viewpoint, *, number: int, current: bool) -> None:
-    """Draw a crop's outline and its number; earlier crops are thin and faint."""
-    top, left, bottom, right = pixel_boxes(viewpoint, scene_size_px=PANEL_PX)[0].round().tolist()
-    box = (left, top, right - 1, bottom - 1)
-    marked = panel.copy()
-    draw = ImageDraw.Draw(marked)
-    if current:  # dark on both sides of the line, so that it shows on any ground
-        draw.rectangle(box, outline=_INK, width=5)
-        draw.rectangle(_inset(box, 1), outline=_GLIMPSE, width=3)
+def _outline(panel: Image.Image, viewpoint: Viewpoint, *, number: int, current: bool) -> None:
+    """Draw a crop's edge and number; earlier crops are thin and faint."""
+    left, top, right, bottom = _edges(viewpoint)
+    tag_fill = _GLIMPSE if current else _EARLIER
+    if current:
+        _bold(ImageDraw.Draw(panel), viewpoint)
     else:
-        draw.rectangle(box, outline=_GLIMPSE, width=2)
-    text, font = str(number), _font(13)
+        faint = panel.copy()
+        ImageDraw.Draw(faint).rectangle((left, top, right, bottom), outline=_EARLIER, width=2)
+        panel.paste(Image.blend(panel, faint, 0.7))
+    draw, text, font = ImageDraw.Draw(panel), str(number), _font(13)
     tag = (left, top, left + 8 + font.getlength(text), top + 18)
-    draw.rectangle(tag, fill=_GLIMPSE, outline=_INK if current else None)
+    draw.rectangle(tag, fill=tag_fill, outline=_INK if current else None)
     draw.text(((tag[0] + tag[2]) / 2, (tag[1] + tag[3]) / 2), text, _INK, font, anchor="mm")
-    panel.paste(Image.blend(panel, marked, 1.0 if current else 0.6))
 
 
-def _inset(box: tuple[float, ...], by: int) -> tuple[float, float, float, float]:
-    return box[0] + by, box[1] + by, box[2] - by, box[3] - by
+def _bold(draw: ImageDraw.ImageDraw, viewpoint: Viewpoint) -> None:
+    """The current crop's edge, dark on both sides so that it shows on any ground."""
+    left, top, right, bottom = _edges(viewpoint)
+    draw.rectangle((left, top, right, bottom), outline=_INK, width=5)
+    draw.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=_GLIMPSE, width=3)
+
+
+def _edges(viewpoint: Viewpoint) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) pixels of a panel that the crop just covers, in Pillow's order."""
+    box = pixel_boxes(viewpoint, scene_size_px=PANEL_PX)[0].round().int()
+    top, left, bottom, right = box.tolist()
+    return left, top, right - 1, bottom - 1
 
 
 def _glimpse(episode: Episode, viewpoints: Viewpoint, rollout: Rollout) -> Image.Image:
@@ -122,7 +129,10 @@ def _canvas(episode: Episode, viewpoints: Viewpoint, rollout: Rollout) -> Image.
     patches = rollout.task.model.canvit.canvas_patches(episode.state)[0].float()
     size = rollout.glimpse.canvas_grid_size
     colours = pca_rgb(F.layer_norm(patches, patches.shape[-1:]))
-    return _enlarge(colours.reshape(size, size, 3))
+    panel = _enlarge(colours.reshape(size, size, 3))
+    if viewpoints.batch_size:
+        _bold(ImageDraw.Draw(panel), viewpoints[-1:])
+    return panel
 
 
 def _enlarge(picture: np.ndarray) -> Image.Image:

@@ -103,7 +103,15 @@ class CanViT(nn.Module):
         )
 
     def canvas_grid_size(self, state: RecurrentState) -> int:
-        return math.isqrt(state.canvas.shape[1] - self.config.num_canvas_registers)
+        """Side of the canvas grid; ValueError where the state is of another model."""
+        num_patches = state.canvas.shape[1] - self.config.num_canvas_registers
+        size = math.isqrt(max(num_patches, 0))
+        if size**2 != num_patches:
+            raise ValueError(
+                f"A canvas of {state.canvas.shape[1]} tokens is no square grid beside "
+                f"{self.config.num_canvas_registers} registers; give a state of this model."
+            )
+        return size
 
     def canvas_patches(self, state: RecurrentState) -> Tensor:
         """The raw canvas without its registers: [B, G^2, C]. Normalise before use."""
@@ -112,7 +120,16 @@ class CanViT(nn.Module):
     def forward(
         self, *, glimpse: Tensor, state: RecurrentState, viewpoint: Viewpoint
     ) -> CanViTOutput:
-        """Take in one glimpse, float [B, 3, g * patch, g * patch] with ImageNet normalisation."""
+        """Take in one glimpse, float [B, 3, g * patch, g * patch] with ImageNet normalisation.
+
+        Raises ValueError where the glimpse is not square, or not in whole patches.
+        """
+        patch_size_px = self.config.backbone.patch_size_px
+        if glimpse.shape[-2] != glimpse.shape[-1] or glimpse.shape[-1] % patch_size_px:
+            raise ValueError(
+                f"The glimpse has shape {list(glimpse.shape)}; give [batch, 3, side, side] with a "
+                f"side in multiples of {patch_size_px} px."
+            )
         patches = self.backbone.patch_embed(glimpse)
         batch_size, num_patches, _ = patches.shape
         config = self.config

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from canvit_gym.model.config import CanViTConfig
@@ -126,7 +126,10 @@ def _download(name: str | Path, *, repo: str, revision: str | None) -> Path:
         directory = snapshot_download(repo, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS])
     except Exception as error:  # its kinds differ between versions of the hub's library
         at = f" at revision {revision}" if revision else ""
-        reason = f"no local copy, and the hub gave none of {repo}{at} ({type(error).__name__})"
+        reason = (
+            f"there is no such directory, and the Hugging Face hub did not give {repo}{at} "
+            f"({type(error).__name__})"
+        )
         raise _not_found(name, reason) from error
     return Path(directory)
 
@@ -134,8 +137,8 @@ def _download(name: str | Path, *, repo: str, revision: str | None) -> Path:
 def _not_found(name: str | Path, reason: str) -> CheckpointNotFound:
     return CheckpointNotFound(
         f"Checkpoint {str(name)!r} was not found: {reason}; name a local directory with {_CONFIG} "
-        f"and {_WEIGHTS}, set {HUB_ROOT} to a folder of such directories, or download it once with "
-        "access to the Hugging Face hub, or use the embedded 'mini' (CanViT-Emoji-v0)."
+        f"and {_WEIGHTS}, set {HUB_ROOT} to a folder of such directories, download it once with "
+        "access to the hub, or use the embedded checkpoint 'mini' (environment CanViT-Emoji-v0)."
     )
 
 
@@ -226,7 +229,7 @@ def save_model(
     directory.mkdir(parents=True, exist_ok=True)
     # Written aside and then moved: an interruption leaves the old checkpoint, never half of one.
     partial = directory / (_WEIGHTS + ".partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
+    partial.write_bytes(save(tensors, metadata={"format": "pt"}))  # `save_file` locks others out
     partial.replace(directory / _WEIGHTS)
     partial = directory / (_CONFIG + ".partial")
     partial.write_text(text, encoding="utf-8")
@@ -273,16 +276,13 @@ def _arguments(config: Mapping[str, Any], model_class: type[CanViTWithHead]) -> 
             raise ValueError(f"{arguments} must be positive integers; download it again.")
         return {"canvit_config": CanViTConfig.from_dict(config["canvit_config"]), **arguments}
 
-    accepted = f"a {model_class.__name__} has {', '.join(fields)}"
+    found = f"a config with {', '.join(sorted(config)) or 'no fields'}, unknown here"
+    if "model_type" in config:
+        found = f"a model of type {config['model_type']!r}, no CanViT"
     for signs, what in _KINDS:
         if all(sign in config for sign in signs):
-            raise ValueError(f"this is {what}; {accepted}.")
-    found = (
-        f"a model of type {config['model_type']!r}"
-        if "model_type" in config
-        else f"a config with {', '.join(sorted(config)) or 'no fields'}"
-    )
-    raise ValueError(f"this is {found}; {accepted}, so name a CanViT checkpoint.")
+            found = what
+    raise ValueError(f"this is {found}; a {model_class.__name__} has {', '.join(fields)}.")
 
 
 def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

@@ -1,0 +1,35 @@
+# `make demo` and `make test` are all that a newcomer needs; both create .venv where there is none.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: demo test bench clean
+
+demo: .venv/agents.installed
+	$(PY) -m agents demo
+
+test: .venv/test.installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --durations=10
+
+bench: .venv/agents.installed
+	$(PY) -m canvit_gym.scenes.benchmark
+	$(PY) -m canvit_gym.envs.benchmark
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d was found; canvit-gym needs 3.11 or newer (make PYTHON=python3.12 ...)." % v[:2])'
+	$(PYTHON) -m venv .venv
+
+.venv/agents.installed: .venv/bin/python pyproject.toml
+	$(PY) -m pip install --quiet --editable '.[agents]'
+	touch $@
+
+# The reference implementation declares Python >= 3.12 but runs on 3.11; the tests compare with it.
+.venv/test.installed: .venv/bin/python pyproject.toml
+	$(PY) -m pip install --quiet --editable '.[test]'
+	$(PY) -m pip install --quiet --no-deps --ignore-requires-python canvit-pytorch==0.2.1 canvit-core==0.2.1
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,268 @@
+"""Train policies and judge them: `python -m agents train | evaluate | demo`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from ast import literal_eval
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+EMOJI = "CanViT-Emoji-v0"
+_TRUST = "A trained policy holds a pickle, which can run any code: only load ones that you trust."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a mistake in the arguments is one sentence on stderr and exit status 2."""
+    args = _parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        print("Interrupted; the same command takes up what is finished.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, gym.error.Error) as error:
+        if args.traceback:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m agents",
+        description="Train policies that choose where CanViT looks, and judge them.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="train | evaluate | demo")
+    for add in (_add_train, _add_evaluate, _add_demo):
+        add(commands)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    parser = _command(commands, "train", _train, help="train a policy with PPO")
+    _add_environment(parser)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="directory of the run and of its policy"
+    )
+    parser.add_argument(
+        "--timesteps", type=_positive, help="glimpses in all (default: the environment's YAML)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--num-envs", type=_positive, help="scenes side by side (default: the YAML)"
+    )
+    parser.add_argument(
+        "--action",
+        choices=("box", "cell"),
+        help="how the policy names viewpoints (default: the YAML)",
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _command(
+        commands, "evaluate", _evaluate, help="play policies on the same unseen scenes"
+    )
+    _add_environment(parser)
+    parser.add_argument(
+        "--policies",
+        nargs="+",
+        required=True,
+        metavar="POLICY",
+        help="names of baselines (random, full_then_random, coarse_to_fine, repeated_full_scene) "
+        "and upper bounds (target, oracle), 'pretrained', or directories of trained policies. "
+        + _TRUST,
+    )
+    parser.add_argument(
+        "--scenes", type=_positive, default=200, help="how many (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--split", default="test", help="which scenes, such as test_style (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="directory for summary.json and each policy's trajectories; "
+        "what is finished there is not played again",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--pictures", type=_positive, metavar="N", help="draw N episodes of each policy in --out"
+    )
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        _demo,
+        help=f"train a short policy in {EMOJI}, judge it against the baselines, draw its episodes",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="(%(default)s)")
+    parser.add_argument(
+        "--timesteps", type=_positive, default=150_000, help="of training (%(default)s)"
+    )
+    parser.add_argument("--scenes", type=_positive, default=500, help="judged on (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _command(commands: Any, name: str, run: Any, *, help: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where in the code an error came up"
+    )
+    return parser
+
+
+def _add_environment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--env", required=True, metavar="ID", help=f"such as {EMOJI}")
+    parser.add_argument(
+        "--budget", type=_positive, help="glimpses to choose (default: the environment's)"
+    )
+    parser.add_argument(
+        "--scenes-root", metavar="PATH", help="folder of pictures, for CanViT-IN1k-v0"
+    )
+    parser.add_argument("--device", help="such as cuda (default: cpu)")
+    parser.add_argument(
+        "--env-kwargs",
+        nargs="+",
+        default=[],
+        type=_key_value,
+        metavar="KEY=VALUE",
+        help="further keyword arguments of the environment",
+    )
+
+
+def _environment_kwargs(args: argparse.Namespace) -> dict[str, Any]:
+    given = {
+        "budget": args.budget,
+        "scenes": args.scenes_root,
+        "device": args.device,
+        "action": getattr(args, "action", None),
+    }
+    return {
+        **{key: value for key, value in given.items() if value is not None},
+        **dict(args.env_kwargs),
+    }
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _key_value(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key.isidentifier() or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value  # a plain word
+
+
+# The commands. They import what they need, so that --help is quick.
+
+
+def _train(args: argparse.Namespace) -> None:
+    from agents.train import train
+
+    directory = train(
+        env_id=args.env.rpartition(":")[2],
+        out=args.out,
+        env_kwargs=_environment_kwargs(args),
+        timesteps=args.timesteps,
+        seed=args.seed,
+        num_envs=args.num_envs,
+        resume=args.resume,
+    )
+    print(f"The policy is in {directory}.")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from agents.evaluate import evaluate, format_table, make_benchmark, scene_indices
+    from agents.pictures import draw_filmstrips
+    from agents.policies import make_policies, trained_env_kwargs
+
+    if args.pictures and args.out is None:
+        raise ValueError("--pictures was given without --out; say with --out where to put them.")
+    env_id = args.env.rpartition(":")[2]
+    trained = trained_env_kwargs(args.policies, env_id=env_id)
+    benchmark = make_benchmark(
+        env_id, split=args.split, env_kwargs={**trained, **_environment_kwargs(args)}
+    )
+    policies = make_policies(args.policies, env_id=env_id, env=benchmark.env)
+    summary = evaluate(
+        policies, benchmark=benchmark, num_scenes=args.scenes, out=args.out, seed=args.seed
+    )
+    print(format_table(summary))
+    if args.out is not None:
+        print(f"\nSaved in {args.out / 'summary.json'}.")
+    if args.pictures:
+        scenes = benchmark.env.scenes
+        indices = scene_indices(scenes, args.scenes)[: args.pictures].tolist()
+        draw_filmstrips(
+            policies,
+            scenes=scenes,
+            indices=indices,
+            directory=args.out / "pictures",
+            seed=args.seed,
+        )
+        print(f"Pictures of episodes are in {args.out / 'pictures'}.")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from agents.evaluate import evaluate, format_table, make_benchmark, scene_indices
+    from agents.pictures import draw_filmstrips
+    from agents.policies import load_policy, make_policies, read_card
+    from agents.train import train
+
+    print(f"1/3  Training on {EMOJI}: PPO learns where to look, {args.timesteps} glimpses.")
+    directory = train(
+        env_id=EMOJI,
+        out=args.out / "policy",
+        env_kwargs={},
+        timesteps=args.timesteps,
+        seed=args.seed,
+        num_envs=None,
+        resume=(args.out / "policy").exists(),
+    )
+    print(f"2/3  Judging it on {args.scenes} unseen scenes.")
+    card = read_card(directory)
+    benchmark = make_benchmark(EMOJI, split="test", env_kwargs=card.env_kwargs)
+    learned = load_policy(directory, env_id=EMOJI, env=benchmark.env)
+    baselines = make_policies(
+        ("full_then_random", "coarse_to_fine", "target"), env_id=EMOJI, env=benchmark.env
+    )
+    summary = evaluate(
+        {"learned": learned, **baselines},
+        benchmark=benchmark,
+        num_scenes=args.scenes,
+        out=args.out / "evaluation",
+        seed=args.seed,
+    )
+    print("3/3  Drawing episodes.")
+    indices = scene_indices(benchmark.env.scenes, args.scenes)[:6].tolist()
+    pictures = args.out / "pictures"
+    draw_filmstrips(
+        {"learned": learned},
+        scenes=benchmark.env.scenes,
+        indices=indices,
+        directory=pictures,
+        seed=args.seed,
+    )
+    print(f"\n{format_table(summary)}\n")
+    print(f"Table as JSON: {args.out / 'evaluation' / 'summary.json'}")
+    print(f"Pictures of episodes, t0 at the top: {pictures}")
+    print(f"The policy: {directory}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""Networks for Stable-Baselines3: a feature map over the canvas, and a head that chooses places.
+
+Where to look is a question about places, often with several good answers. So every cell of the
+canvas and every scale gets a logit of its own from weights that all cells share; a Gaussian over
+(row, col, zoom) can only name one place, and learned nothing in comparison.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor, nn
+
+from canvit_gym.geometry import grid_centers
+
+
+def coverage(viewpoints: Tensor, *, grid_size: int) -> Tensor:
+    """How much of each canvas cell each glimpse saw: [B, T, 4] -> [B, T, grid, grid] in [0, 1].
+
+    Rows of `viewpoints` are (row, col, scale, taken); rows not taken cover nothing.
+    """
+    half_cell = 1 / grid_size
+    cells = grid_centers(grid_size, device=viewpoints.device).reshape(1, 1, -1, 2)
+    centers, scales = viewpoints[..., None, :2], viewpoints[..., None, 2:3]
+    high = torch.minimum(cells + half_cell, centers + scales)
+    low = torch.maximum(cells - half_cell, centers - scales)
+    share = ((high - low) / (2 * half_cell)).clamp(0, 1).prod(dim=-1)
+    return (share * viewpoints[..., 3:]).unflatten(-1, (grid_size, grid_size))
+
+
+def visit_maps(viewpoints: Tensor, *, grid_size: int) -> Tensor:
+    """Memory of the hand: float32 [B, 2, grid, grid].
+
+    First, the finest detail at which a cell was seen (0 never or as a whole scene only, growing by
+    a quarter with every halving of the scale); second, how often it was seen, over the budget.
+    """
+    seen = coverage(viewpoints, grid_size=grid_size)
+    detail = -viewpoints[..., 2].clamp(min=1 / 64).log2() / 4
+    finest = (seen * detail[..., None, None]).amax(dim=1)
+    return torch.stack((finest, seen.mean(dim=1)), dim=1)
+
+
+class CanvasFeatures(BaseFeaturesExtractor):
+    """Observation dict -> feature map [B, channels * grid * grid], flattened, not pooled.
+
+    Canvas, visits and cell positions go in per cell; CLS and progress reach every cell.
+    """
+
+    def __init__(self, observation_space: spaces.Dict, *, channels: int = 48) -> None:
+        canvas, cls = observation_space["canvas"], observation_space["cls"]
+        assert canvas.shape is not None and cls.shape is not None
+        canvas_channels, self.grid_size, _ = canvas.shape
+        super().__init__(observation_space, channels * self.grid_size**2)
+        self.channels = channels
+        grid = grid_centers(self.grid_size).T.reshape(1, 2, self.grid_size, self.grid_size)
+        # Both the place and its distance from the middle, which decides how a crop is clipped.
+        self.register_buffer("places", torch.cat((grid, grid.abs()), dim=1), persistent=False)
+        self.places: Tensor
+        self.embed = nn.Conv2d(canvas_channels + 2 + 4, channels, 1)
+        self.context = nn.Linear(cls.shape[0] + 1, channels)
+        self.mix = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)
+        )
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        canvas = observations["canvas"]
+        visits = visit_maps(observations["viewpoints"], grid_size=self.grid_size)
+        places = self.places.expand(len(canvas), -1, -1, -1)
+        context = torch.cat((observations["cls"], observations["progress"]), dim=1)
+        x = self.embed(torch.cat((canvas, visits, places), dim=1))
+        x = (x + self.context(context)[..., None, None]).relu()
+        for conv in self.mix:
+            x = x + conv(x).relu()
+        return x.flatten(1)
+
+
+class SpatialHeads(nn.Module):
+    """Feature map -> one logit for each (scale, row, col) and a pooled vector for the value."""
+
+    def __init__(self, *, channels: int, grid_size: int, num_actions: int) -> None:
+        super().__init__()
+        cells = grid_size**2
+        if num_actions % cells:
+            raise ValueError(
+                f"The action space has {num_actions} actions, but the observed canvas has {cells} "
+                "cells; use action='cell', whose actions are whole maps over the canvas."
+            )
+        self.map_shape = (channels, grid_size, grid_size)
+        self.logits = nn.Conv2d(channels, num_actions // cells, 1)
+        nn.init.normal_(self.logits.weight, std=0.01)  # start close to uniform over places
+        nn.init.zeros_(self.logits.bias)
+        self.value = nn.Sequential(nn.Linear(2 * channels, 64), nn.ReLU())
+        self.latent_dim_pi, self.latent_dim_vf = num_actions, 64
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features: Tensor) -> Tensor:
+        return self.logits(features.unflatten(1, self.map_shape)).flatten(1)
+
+    def forward_critic(self, features: Tensor) -> Tensor:
+        x = features.unflatten(1, self.map_shape)
+        return self.value(torch.cat((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))), dim=1))
+
+
+class CellPolicy(ActorCriticPolicy):
+    """Actor-critic for `action="cell"`: a categorical over a map of places and scales."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        channels: int = 48,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            features_extractor_class=CanvasFeatures,
+            features_extractor_kwargs={"channels": channels},
+            **kwargs,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        features, actions = self.features_extractor, self.action_space
+        assert isinstance(features, CanvasFeatures) and isinstance(actions, spaces.Discrete)
+        heads = SpatialHeads(
+            channels=features.channels,
+            grid_size=features.grid_size,
+            num_actions=int(actions.n),
+        )
+        self.mlp_extractor = heads  # type: ignore[assignment]
+        self.action_net = nn.Identity()  # the head's logits are the distribution's already
+        self.value_net = nn.Linear(heads.latent_dim_vf, 1)
+        self.optimizer = self.optimizer_class(
+            self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        channels = data.pop("features_extractor_kwargs")["channels"]
+        del data["features_extractor_class"], data["net_arch"], data["activation_fn"]
+        return {**data, "channels": channels}
+
+
+class GaussianPolicy(MultiInputActorCriticPolicy):
+    """Actor-critic for the Box action, for comparison: a Gaussian over (row, col, zoom)."""
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        channels: int = 48,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch={"pi": [64], "vf": [64]},
+            features_extractor_class=CanvasFeatures,
+            features_extractor_kwargs={"channels": channels},
+            **kwargs,
+        )
+
+

@@ -1,0 +1,78 @@
+"""Policies by name: the baselines, the upper bounds, and directories of trained ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from agents.policies.base import Policy, starting_blind, starting_full
+from agents.policies.learned import (
+    PRETRAINED,
+    LearnedPolicy,
+    find_policy,
+    load_policy,
+    read_card,
+)
+from agents.policies.oracle import Oracle
+from agents.policies.quadtree import CoarseToFine
+from agents.policies.random import RandomPolicy
+from agents.policies.repeated import RepeatedFullScene
+from agents.policies.target import TargetPolicy
+from canvit_gym.envs.rollout import Rollout
+from canvit_gym.envs.vector_env import CanViTVectorEnv
+
+__all__ = [
+    "POLICIES",
+    "PRETRAINED",
+    "LearnedPolicy",
+    "Policy",
+    "load_policy",
+    "make_policies",
+    "make_policy",
+    "read_card",
+    "trained_env_kwargs",
+]
+
+POLICIES: dict[str, Callable[[Rollout], Policy]] = {
+    # Random from t0 on: it has not seen the full scene, but looks just as often as the others.
+    "random": lambda rollout: RandomPolicy(rollout=starting_blind(rollout)),
+    "full_then_random": lambda rollout: RandomPolicy(rollout=starting_full(rollout)),
+    "coarse_to_fine": lambda rollout: CoarseToFine(rollout=starting_full(rollout)),
+    "repeated_full_scene": lambda rollout: RepeatedFullScene(rollout=starting_full(rollout)),
+    # Upper bounds: the first knows where, the second knows what.
+    "target": lambda rollout: TargetPolicy(rollout=starting_full(rollout)),
+    "oracle": lambda rollout: Oracle(rollout=starting_full(rollout)),
+}
+"""Every policy that needs no training, by name, from the rollout of an environment."""
+
+
+def make_policy(name: str, *, env_id: str, env: CanViTVectorEnv) -> Policy:
+    """The policy of this name, for episodes of `env`: one of POLICIES, "pretrained", or the
+    directory of a trained policy (a pickle: only load policies that you trust).
+
+    Raises ValueError for an unknown name and where a trained policy does not fit `env`.
+    """
+    if name in POLICIES:
+        return POLICIES[name](env.rollout)
+    directory = find_policy(name, env_id=env_id)
+    if directory is None:
+        raise ValueError(
+            f"There is no policy {name!r}; choose from {', '.join((*POLICIES, PRETRAINED))}, or "
+            "give the directory of a trained policy."
+        )
+    return load_policy(directory, env_id=env_id, env=env)
+
+
+def make_policies(names: Iterable[str], *, env_id: str, env: CanViTVectorEnv) -> dict[str, Policy]:
+    """Several policies by name, in this order."""
+    return {name: make_policy(name, env_id=env_id, env=env) for name in names}
+
+
+def trained_env_kwargs(names: Iterable[str], *, env_id: str) -> dict[str, Any]:
+    """Keyword arguments of the environment that the first trained policy among these was trained
+    in; none where all are baselines. An environment made with them is one that it fits."""
+    for name in names:
+        directory = None if name in POLICIES else find_policy(name, env_id=env_id)
+        if directory is not None:
+            return read_card(directory).env_kwargs
+    return {}

@@ -1,0 +1,18 @@
+"""The full scene again and again: what recurrence alone is worth (the paper's RFS)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from agents.policies.base import Policy
+from canvit_gym.envs.rollout import Episode
+from canvit_gym.geometry import Viewpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatedFullScene(Policy):
+    def __call__(self, episode: Episode, generators: Sequence[torch.Generator]) -> Viewpoint:
+        return Viewpoint.full_scene(batch_size=episode.batch_size, device=episode.device)
