@@ -26,9 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
         if args.traceback:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
+    except TypeError as error:
+        # An environment's unknown keyword argument is the user's mistake; any other is ours.
+        if args.traceback or "keyword" not in str(error):
+            raise
+        return _refuse(error)
     return 0
+
+
+def _refuse(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -69,16 +69,11 @@ class Trajectories:
 def make_benchmark(
     env_id: str, *, split: str = "test", env_kwargs: Mapping[str, Any] | None = None
 ) -> Benchmark:
-    """Make the environment by its id; raises ValueError where a keyword argument is unknown."""
+    """Make the environment by its id, from the keyword arguments that it takes."""
     kwargs = dict(env_kwargs or {})
-    try:
-        env = gym.make_vec(
-            env_id, num_envs=1, vectorization_mode="vector_entry_point", split=split, **kwargs
-        ).unwrapped
-    except TypeError as error:
-        raise ValueError(
-            f"{env_id} does not take these keyword arguments ({error}); see its documentation."
-        ) from error
+    env = gym.make_vec(
+        env_id, num_envs=1, vectorization_mode="vector_entry_point", split=split, **kwargs
+    ).unwrapped
     if not isinstance(env, CanViTVectorEnv):
         raise ValueError(f"{env_id} is no canvit-gym environment; choose CanViT-Emoji-v0.")
     env_id = env_id.rpartition(":")[2]  # without the module in "canvit_gym:CanViT-Emoji-v0"

@@ -14,7 +14,7 @@ _IDS: dict[str, dict[str, object]] = {
         "vector_entry_point": "canvit_gym.envs.make:imagenet_vector_env",
         "kwargs": {
             "backbone": "canvit/canvitb16-add-vpe-finetune-g128px-s512px-in1k-2026-04-06",
-            "cell_scales": (0.125, 0.25, 0.5),
+            "cell_scales": [0.125, 0.25, 0.5],  # a list, as JSON has it
         },
     },
 }

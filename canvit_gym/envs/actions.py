@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -47,7 +48,7 @@ class BoxActions:
         return spaces.Box(-1.0, 1.0, (3,), np.float32)
 
     def viewpoint(self, actions: np.ndarray | torch.Tensor) -> Viewpoint:
-        values = torch.as_tensor(actions)
+        values = _as_tensor(actions)
         if not values.dtype.is_floating_point or values.ndim != 2 or values.shape[1] != 3:
             raise ValueError(
                 f"Actions have shape {tuple(values.shape)} and dtype {values.dtype}; "
@@ -81,7 +82,7 @@ class ListedActions:
         return spaces.Discrete(self.viewpoints.batch_size)
 
     def viewpoint(self, actions: np.ndarray | torch.Tensor) -> Viewpoint:
-        values = torch.as_tensor(actions)
+        values = _as_tensor(actions)
         count = self.viewpoints.batch_size
         if values.ndim != 1 or values.dtype.is_floating_point or values.dtype == torch.bool:
             raise ValueError(
@@ -104,7 +105,16 @@ class ListedActions:
         return torch.cdist(here, there).argmin(dim=1).numpy()
 
 
-def cell_actions(*, grid_size: int, scales: tuple[float, ...]) -> ListedActions:
+def _as_tensor(actions: np.ndarray | torch.Tensor) -> torch.Tensor:
+    if isinstance(actions, torch.Tensor):
+        return actions
+    try:
+        return torch.as_tensor(np.asarray(actions))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Actions {actions!r} are no array of numbers; give one.") from error
+
+
+def cell_actions(*, grid_size: int, scales: Sequence[float]) -> ListedActions:
     """Every cell of a grid at every scale, scale by scale, row-major, clipped into the scene.
 
     Action (s * grid_size + row) * grid_size + col: the layout of a map [scales, grid, grid].
@@ -135,7 +145,7 @@ def _listed(levels: list[Viewpoint]) -> ListedActions:
 
 
 def make_actions(
-    kind: ActionKind, *, glimpse: GlimpseSpec, cell_grid: int, cell_scales: tuple[float, ...]
+    kind: ActionKind, *, glimpse: GlimpseSpec, cell_grid: int, cell_scales: Sequence[float]
 ) -> Actions:
     """The action space by name; raises ValueError for an unknown name or a bad scale."""
     require_choice("action", kind, get_args(ActionKind))
@@ -145,4 +155,4 @@ def make_actions(
         return tile_actions()
     if not cell_scales or not all(0 < scale <= 1 for scale in cell_scales):
         raise ValueError(f"cell_scales is {cell_scales!r}; give at least one scale in (0, 1].")
-    return cell_actions(grid_size=cell_grid, scales=tuple(cell_scales))
+    return cell_actions(grid_size=cell_grid, scales=cell_scales)

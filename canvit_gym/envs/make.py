@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ from canvit_gym.envs.rollout import InitialGlimpse, Precision, Rollout
 from canvit_gym.envs.single_env import CanViTEnv
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import MINI_GLIMPSE, OFFICIAL_GLIMPSE, GlimpseSpec
-from canvit_gym.model.identity import BackboneIdentity, identify
 from canvit_gym.model.heads import CanViTForImageClassification
+from canvit_gym.model.identity import BackboneIdentity, identify
 from canvit_gym.scenes.base import Scenes
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.scenes.emoji import Split as EmojiSplit
@@ -84,16 +86,44 @@ def _imagenet(
 
 
 def emoji_env(**kwargs: Any) -> CanViTEnv:
-    return CanViTEnv(**_emoji(**kwargs))
+    return _single(_emoji, kwargs)
 
 
 def emoji_vector_env(num_envs: int = 1, **kwargs: Any) -> CanViTVectorEnv:
-    return CanViTVectorEnv(num_envs=num_envs, **_emoji(**kwargs))
+    return _vector(_emoji, num_envs, kwargs)
 
 
 def imagenet_env(**kwargs: Any) -> CanViTEnv:
-    return CanViTEnv(**_imagenet(**kwargs))
+    return _single(_imagenet, kwargs)
 
 
 def imagenet_vector_env(num_envs: int = 1, **kwargs: Any) -> CanViTVectorEnv:
-    return CanViTVectorEnv(num_envs=num_envs, **_imagenet(**kwargs))
+    return _vector(_imagenet, num_envs, kwargs)
+
+
+def _single(build: Callable[..., dict[str, Any]], kwargs: dict[str, Any]) -> CanViTEnv:
+    _require_known(kwargs, _keywords(build) - {"autoreset_mode"})
+    return CanViTEnv(**build(**kwargs))
+
+
+def _vector(
+    build: Callable[..., dict[str, Any]], num_envs: int, kwargs: dict[str, Any]
+) -> CanViTVectorEnv:
+    _require_known(kwargs, _keywords(build))
+    return CanViTVectorEnv(num_envs=num_envs, **build(**kwargs))
+
+
+def _keywords(build: Callable[..., dict[str, Any]]) -> set[str]:
+    """What a user may give: all that `build` does not supply itself."""
+    functions = (_classification, CanViTVectorEnv)
+    passed_on = {name for function in functions for name in signature(function).parameters}
+    supplied = {"scenes", "glimpse", "rollout", "num_envs"}
+    return (passed_on - supplied | set(signature(build).parameters)) - {"kwargs"}
+
+
+def _require_known(kwargs: dict[str, Any], accepted: set[str]) -> None:
+    if unknown := sorted(set(kwargs) - accepted):
+        raise TypeError(
+            f"Unknown keyword {', '.join(map(repr, unknown))}; this environment accepts "
+            f"{', '.join(sorted(accepted))}."
+        )

@@ -56,7 +56,7 @@ class CanViTEnv(gym.Env[Any, Any]):
             _first(infos),
         )
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         frames = self.batch.render()
         return None if frames is None else frames[0]
 

@@ -52,7 +52,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         rollout: Rollout,
         backbone: BackboneIdentity,
         action: ActionKind = "box",
-        cell_scales: tuple[float, ...] = (0.25, 0.5),
+        cell_scales: Sequence[float] = (0.25, 0.5),
         observation: ObservationKind = "compact",
         reward: str = "log_prob",
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
@@ -119,12 +119,12 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
 
     def step(self, actions: Any) -> tuple[Any, Any, np.ndarray, np.ndarray, dict[str, Any]]:
         before = self.episode
-        if len(actions) != self.num_envs:
+        viewpoint = self.actions.viewpoint(actions).to(self.rollout.device)
+        if viewpoint.batch_size != self.num_envs:
             raise ValueError(
-                f"{len(actions)} actions were given for {self.num_envs} environments; "
+                f"{viewpoint.batch_size} actions were given for {self.num_envs} environments; "
                 "give one for each."
             )
-        viewpoint = self.actions.viewpoint(actions).to(self.rollout.device)
         waiting = np.flatnonzero(self._done)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and len(waiting):
             return self._step_and_reset(viewpoint, waiting)
@@ -176,7 +176,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         truncated = np.zeros(self.num_envs, dtype=bool)
         return observation, self._reward_out(reward), self._done.copy(), truncated, infos
 
-    def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[np.ndarray, ...] | None:
         """One uint8 [H, W, 3] picture a row; see `rendering.render_episode`."""
         if self.render_mode is None:
             return None

@@ -55,16 +55,16 @@ MINI_CONFIG = CanViTConfig(
 class MiniTraining:
     """One training run; everything that decides its outcome."""
 
-    steps: int = 2600
+    steps: int = 3400
     scenes_per_step: int = 64
     seed: int = 0
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
     warmup_steps: int = 50
-    decay_share: float = 0.35
-    """Share of the steps over which the learning rates fall linearly to zero."""
-    short_share: float = 0.3
-    """Share of the steps, at the start, with rollouts of two glimpses; then three to five."""
+    decay_steps: int = 1400
+    """How many steps, at the end, let the learning rates fall linearly to zero."""
+    short_steps: int = 780
+    """How many steps, at the start, have rollouts of two glimpses; then three to five."""
 
 
 class SceneBatch(NamedTuple):
@@ -242,12 +242,12 @@ def make_optimizers(
 
 def learning_rate_factor(step: int, run: MiniTraining) -> float:
     warm = min(1.0, (step + 1) / run.warmup_steps)
-    left = (run.steps - step) / (run.decay_share * run.steps)
+    left = (run.steps - step) / run.decay_steps
     return min(warm, left, 1.0)
 
 
 def num_glimpses_at(step: int, run: MiniTraining) -> int:
-    if step < run.short_share * run.steps:
+    if step < run.short_steps:
         return 2
     return 3 + step % 3
 

@@ -1,0 +1,130 @@
+"""Observations: CanViT's features in their documented place, inside the space, small enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from canvit_gym.envs.observations import Observations
+from canvit_gym.envs.rollout import Episode, Rollout
+from canvit_gym.geometry import OFFICIAL_GLIMPSE, Viewpoint, random_viewpoint
+from canvit_gym.model.config import CanViTConfig
+from canvit_gym.model.heads import CanViTForImageClassification
+from canvit_gym.scenes.emoji import EmojiScenes
+from canvit_gym.tasks.classification import Classification
+
+SCENES = [EmojiScenes(split="train")[i] for i in range(3)]
+
+
+def look_around(rollout: Rollout, *, glimpses: int) -> Episode:
+    generator = torch.Generator().manual_seed(0)
+    episode = rollout.start(SCENES)
+    for _ in range(glimpses):
+        viewpoint = random_viewpoint(batch_size=3, min_scale=0.25, generator=generator)
+        episode = rollout.look(episode, viewpoint)
+    return episode
+
+
+@pytest.fixture
+def reduced(make_rollout: Callable[..., Rollout]) -> Rollout:
+    """A rollout whose 16 x 16 canvas is too large to be observed whole."""
+    rollout = make_rollout()
+    return replace(rollout, glimpse=replace(rollout.glimpse, canvas_grid_size=16))
+
+
+@pytest.mark.parametrize("kind", ["compact", "full"])
+@pytest.mark.parametrize("initial_glimpse", ["full_scene", None])
+def test_observations_are_in_the_space(
+    make_rollout: Callable[..., Rollout], kind: str, initial_glimpse: str | None
+) -> None:
+    rollout = make_rollout(budget=2, initial_glimpse=initial_glimpse)
+    observations = Observations(rollout=rollout, kind=kind)  # type: ignore[arg-type]
+    for glimpses in range(3):
+        observed = observations.observe(look_around(rollout, glimpses=glimpses))
+        for i in range(3):
+            row = {key: value[i].numpy() for key, value in observed.items()}
+            assert observations.space.contains(row)
+
+
+def test_the_canvas_is_layer_normed_patches_with_row_before_col(
+    make_rollout: Callable[..., Rollout],
+) -> None:
+    rollout = make_rollout()
+    episode = look_around(rollout, glimpses=2)
+    config = rollout.task.model.canvit.config
+    patches = episode.state.canvas[:, config.num_canvas_registers :]
+    observed = Observations(rollout=rollout).observe(episode)
+    for row, col in ((0, 0), (2, 5), (7, 1)):
+        expected = F.layer_norm(patches[:, row * 8 + col], (config.canvas_dim,))
+        torch.testing.assert_close(observed["canvas"][:, :, row, col], expected)
+    expected = F.layer_norm(episode.state.recurrent_cls[:, 0], (config.backbone.dim,))
+    torch.testing.assert_close(observed["cls"], expected)
+
+
+def test_history_and_progress(make_rollout: Callable[..., Rollout]) -> None:
+    rollout = make_rollout(budget=3)
+    viewpoint = Viewpoint(
+        centers=torch.tensor([[-0.5, 0.25]]).expand(3, 2), scales=torch.full((3,), 0.5)
+    )
+    episode = rollout.look(rollout.start(SCENES), viewpoint)
+    observed = Observations(rollout=rollout).observe(episode)
+    expected = [[0, 0, 1, 1], [-0.5, 0.25, 0.5, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert observed["viewpoints"][1].tolist() == expected
+    assert observed["progress"].tolist() == [[pytest.approx(1 / 3)]] * 3
+
+
+def test_canvit_b_fits_32_kib() -> None:
+    with torch.device("meta"):  # the shapes of 95 million parameters without their memory
+        model = CanViTForImageClassification(canvit_config=CanViTConfig(), n_classes=2)
+    task = Classification(model=model, class_names=("cat", "dog"))
+    rollout = Rollout(task=task, glimpse=OFFICIAL_GLIMPSE)
+
+    def size_bytes(kind: str) -> int:
+        space = Observations(rollout=rollout, kind=kind).space  # type: ignore[arg-type]
+        return sum(4 * int(np.prod(part.shape)) for part in space.values())
+
+    assert size_bytes("compact") <= 32 * 1024
+    assert size_bytes("full") > 4 * 1024 * 1024
+
+
+def test_a_reduced_canvas_keeps_places(reduced: Rollout) -> None:
+    """What changes in one canvas cell shows in the one block that holds it, and nowhere else."""
+    observations = Observations(rollout=reduced)
+    assert observations.space["canvas"].shape == (96, 8, 8)
+    episode = look_around(reduced, glimpses=1)
+    registers = reduced.task.model.canvit.config.num_canvas_registers
+    canvas = episode.state.canvas.clone()
+    row, col = 3, 12
+    canvas[:, registers + row * 16 + col] = torch.linspace(-1, 1, canvas.shape[2])
+    other = replace(episode, state=replace(episode.state, canvas=canvas))
+    difference = observations.observe(other)["canvas"] - observations.observe(episode)["canvas"]
+    changed = (difference.abs().amax(dim=(0, 1)) > 1e-6).nonzero().tolist()
+    assert changed == [[row // 2, col // 2]]
+
+
+def test_a_reduced_canvas_is_the_full_one_pooled_and_rotated(reduced: Rollout) -> None:
+    episode = look_around(reduced, glimpses=2)
+    full = Observations(rollout=reduced, kind="full").observe(episode)["canvas"]
+    assert full.shape == (3, 128, 16, 16)
+    pooled = F.avg_pool2d(full, 2).flatten(2)
+    compact = Observations(rollout=reduced).observe(episode)["canvas"].flatten(2)
+    # 96 of 128 orthonormal directions keep lengths and angles roughly, and never lengthen.
+    before, after = pooled.mT @ pooled, compact.mT @ compact
+    assert (after.diagonal(dim1=1, dim2=2) <= before.diagonal(dim1=1, dim2=2) * 1.0001).all()
+    correlation = torch.corrcoef(torch.stack((before.flatten(), after.flatten())))[0, 1]
+    assert correlation > 0.9
+
+
+def test_the_projection_is_the_same_every_time(reduced: Rollout) -> None:
+    episode = look_around(reduced, glimpses=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        first = Observations(rollout=reduced).observe(episode)["canvas"]
+        torch.manual_seed(2)
+        second = Observations(rollout=reduced).observe(episode)["canvas"]
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
