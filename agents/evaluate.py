@@ -24,7 +24,7 @@ from tqdm import tqdm
 import canvit_gym  # noqa: F401  (registers the environments)
 from agents.policies.base import Policy, num_glimpses
 from agents.policies.learned import LearnedPolicy
-from agents.statistics import Estimate, paired_difference, share_of_the_way
+from agents.statistics import paired_difference, share_of_the_way
 from canvit_gym.envs.rollout import Episode
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.scenes.base import Scenes
@@ -69,13 +69,20 @@ class Trajectories:
 def make_benchmark(
     env_id: str, *, split: str = "test", env_kwargs: Mapping[str, Any] | None = None
 ) -> Benchmark:
-    """Make the environment by its id, from the keyword arguments that it takes."""
+    """Make the environment by its id, from the keyword arguments that it takes.
+
+    Raises ValueError where the id is not one of this package's.
+    """
     kwargs = dict(env_kwargs or {})
+    if not str(gym.spec(env_id).vector_entry_point).startswith("canvit_gym."):
+        ours = sorted(name for name in gym.registry if name.startswith("CanViT-"))
+        raise ValueError(
+            f"{env_id} is not an environment of canvit-gym; choose one of {', '.join(ours)}."
+        )
     env = gym.make_vec(
         env_id, num_envs=1, vectorization_mode="vector_entry_point", split=split, **kwargs
     ).unwrapped
-    if not isinstance(env, CanViTVectorEnv):
-        raise ValueError(f"{env_id} is no canvit-gym environment; choose CanViT-Emoji-v0.")
+    assert isinstance(env, CanViTVectorEnv)
     env_id = env_id.rpartition(":")[2]  # without the module in "canvit_gym:CanViT-Emoji-v0"
     return Benchmark(env_id=env_id, split=split, env_kwargs=kwargs, env=env)
 
@@ -260,16 +267,16 @@ def paired_differences(
 def shares(
     played: Mapping[str, Trajectories], *, learned: list[str]
 ) -> dict[str, dict[str, float]]:
-    """How far each trained policy gets from BASELINE to UPPER in accuracy at tT."""
+    """How far each trained policy gets from BASELINE to UPPER in accuracy at tT, where these were
+    played and differ."""
     if not {BASELINE, UPPER} <= set(played):
         return {}
+    last = {name: p.correct[:, -1] for name, p in played.items()}
     result = {}
     for name in learned:
-        estimate: Estimate = share_of_the_way(
-            played[name].correct[:, -1],
-            base=played[BASELINE].correct[:, -1],
-            upper=played[UPPER].correct[:, -1],
-        )
+        estimate = share_of_the_way(last[name], base=last[BASELINE], upper=last[UPPER])
+        if np.isnan(estimate.value):
+            continue
         result[f"{name} from {BASELINE} to {UPPER}"] = {
             "share": float(estimate.value),
             "low": float(estimate.low),

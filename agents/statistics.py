@@ -51,8 +51,13 @@ def share_of_the_way(
     Where the means of `upper` and `base` are equal there is no way to go: NaN.
     """
     stacked = np.stack((values, base, upper), axis=1).astype(np.float64)
-    means = resampled_means(stacked, resamples=resamples, seed=seed)
-    return _estimate(_share(stacked.mean(axis=0)), _share(means))
+    share = _share(stacked.mean(axis=0))
+    resampled = _share(resampled_means(stacked, resamples=resamples, seed=seed))
+    # A few scenes drawn again and again may leave no way to go.
+    resampled = resampled[np.isfinite(resampled)]
+    if np.isnan(share) or not len(resampled):
+        return Estimate(value=share, low=np.array(np.nan), high=np.array(np.nan))
+    return _estimate(share, resampled)
 
 
 def _share(means: np.ndarray) -> np.ndarray:

@@ -123,7 +123,7 @@ def _keywords(build: Callable[..., dict[str, Any]]) -> set[str]:
 
 def _require_known(kwargs: dict[str, Any], accepted: set[str]) -> None:
     if unknown := sorted(set(kwargs) - accepted):
-        raise TypeError(
+        raise ValueError(
             f"Unknown keyword {', '.join(map(repr, unknown))}; this environment accepts "
             f"{', '.join(sorted(accepted))}."
         )

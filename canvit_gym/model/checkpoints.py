@@ -94,22 +94,24 @@ def resolve_checkpoint(name: str | Path) -> Path:
     if match is None:
         reason = "is a file" if path.exists() else "does not exist"
         raise _not_found(name, f"this path {reason}")
-    repo = match["repo"] if "/" in match["repo"] else f"{ORGANIZATION}/{match['repo']}"
+    organization, _, short = match["repo"].rpartition("/")
+    organization = organization or ORGANIZATION
 
     if root := os.environ.get(HUB_ROOT):
         tree = Path(root).expanduser()
-        ours = repo.startswith(f"{ORGANIZATION}/")
         if tree.is_dir():
-            revision = f"@{match['revision']}" if match["revision"] else ""
-            # Another organisation's model may share its last name with one of ours.
-            for candidate in (repo, repo.split("/")[1])[: 2 if ours else 1]:
-                if (tree / (candidate + revision)).is_dir():
-                    return tree / (candidate + revision)
-        elif re.fullmatch(r"[\w.-]+", root):
-            repo = f"{root}/{repo.split('/')[1]}" if ours else repo
-        else:
+            at = f"@{match['revision']}" if match["revision"] else ""
+            candidates = [f"{organization}/{short}{at}"]
+            if organization == ORGANIZATION:  # another one's model may share the last name
+                candidates.append(short + at)
+            for candidate in candidates:
+                if (tree / candidate).is_dir():
+                    return tree / candidate
+        elif not re.fullmatch(r"[\w.-]+", root):
             raise _not_found(name, f"{HUB_ROOT} is {root!r}, which is no directory")
-    return _download(name, repo=repo, revision=match["revision"])
+        elif organization == ORGANIZATION:
+            organization = root
+    return _download(name, repo=f"{organization}/{short}", revision=match["revision"])
 
 
 def checkpoint_sha256(name: str | Path) -> str:
@@ -166,13 +168,13 @@ def load_model(
     with torch.device("meta"):
         model = model_class(**arguments)
     tensors = _read_tensors(directory)
-    tensors = upgrade_tensors(tensors) if legacy else tensors
+    if legacy:
+        tensors = upgrade_tensors(tensors, grid=config.get("teacher_patch_grid"))
     wanted = model.state_dict()
     if problems := _differences(tensors, wanted):
         raise InvalidCheckpoint(
-            f"{directory / _WEIGHTS} is not the {model_class.__name__} that {_CONFIG} describes; "
-            f"{len(problems)} tensors disagree: {'; '.join(problems[:3])}"
-            f"{'; ...' if len(problems) > 3 else ''}. "
+            f"{directory / _WEIGHTS} is not the {model_class.__name__} that {_CONFIG} describes: "
+            f"{len(problems)} tensors disagree, first {'; '.join(problems[:3])}. "
             "Download the checkpoint again, or check that both files are of the same one."
         )
     # Copied, because `load_file` maps the file: whoever changed it would change the model.

@@ -6,7 +6,6 @@ Same weights, other names. Published models hold it at their hub revision `canvi
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,14 +23,14 @@ _CONFIG_NAMES = {
 _PROJECTIONS = {"asymmetric": "asymmetric", "full": "qkvo"}
 
 # Heads sit beside the core in 0.1 and in 0.2; everything else is the core's.
-_HEAD_NAMES = (
-    (r"scene_patches_head\.", "teacher_patch_readout."),
-    (r"scene_cls_head\.", "teacher_cls_readout."),
-    (r"scene_standardizers\.\d+\.", "teacher_patch_standardizer."),
-    (r"cls_standardizers\.\d+\.", "teacher_cls_standardizer."),
-    (r"norm\.", "readout.norm."),
-    (r"head\.", "readout.proj."),
-)
+_HEAD_NAMES = {
+    "scene_patches_head.": "teacher_patch_readout.",
+    "scene_cls_head.": "teacher_cls_readout.",
+    "scene_standardizers.{grid}.": "teacher_patch_standardizer.",
+    "cls_standardizers.{grid}.": "teacher_cls_standardizer.",
+    "norm.": "readout.norm.",
+    "head.": "readout.proj.",
+}
 _CORE_NAMES = (
     (r"^canvas_(read|write)\.", r"canvas_\1s."),
     (r"^(canvas_\w+\.\d+)\.([qkv])_proj\.", r"\1.\2_map."),
@@ -79,17 +78,16 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
-def upgrade_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """0.1 tensors under their 0.2 names; two that would share one keep their old names."""
-    names = {key: _upgrade_key(key) for key in tensors}
-    counts = Counter(names.values())
-    return {name if counts[name] == 1 else key: tensors[key] for key, name in names.items()}
+def upgrade_tensors(tensors: Mapping[str, Tensor], *, grid: int | None) -> dict[str, Tensor]:
+    """0.1 tensors under their 0.2 names; standardizers are those of the teacher's `grid`."""
+    return {_upgrade_key(key, grid=grid): tensor for key, tensor in tensors.items()}
 
 
-def _upgrade_key(key: str) -> str:
-    for old, new in _HEAD_NAMES:
-        if match := re.match(old, key):
-            return new + re.sub("^_initialized$", "fitted", key[match.end() :])
+def _upgrade_key(key: str, *, grid: int | None) -> str:
+    for old, new in _HEAD_NAMES.items():
+        prefix = old.format(grid=grid)
+        if key.startswith(prefix):
+            return new + re.sub("^_initialized$", "fitted", key.removeprefix(prefix))
     key = key.removeprefix("canvit.")  # the classifier had the prefix, the pretraining model not
     for old, new in _CORE_NAMES:
         key = re.sub(old, new, key)

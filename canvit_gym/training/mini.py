@@ -50,6 +50,9 @@ MINI_CONFIG = CanViTConfig(
     num_backbone_registers=2,
 )
 
+SAVE_EVERY = 100
+"""Steps between snapshots of a run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MiniTraining:
@@ -309,7 +312,7 @@ def train(run: MiniTraining, *, out: Path, device: str, compile_model: bool) -> 
             if (number := float(value)) == number:
                 smooth[key] = 0.98 * smooth.get(key, number) + 0.02 * number
         progress.set_postfix({k: f"{v:.3f}" for k, v in smooth.items()}, refresh=False)
-        if (step + 1) % 100 == 0 or step + 1 == run.steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == run.steps:
             seconds = time.monotonic() - started
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps({"step": step + 1, "seconds": seconds, **smooth}) + "\n")

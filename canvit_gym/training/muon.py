@@ -32,7 +32,6 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon for 2-D weights; give everything else to AdamW."""
 
-
     def __init__(
         self,
         params: Iterable[Tensor],

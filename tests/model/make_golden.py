@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 PRETRAINING = {"teacher_dim": 20, "teacher_patch_grid": 4}
 CANVAS_GRID, GLIMPSE_GRID, PATCH_PX, BATCH = 4, 3, 8, 2
 
-# Three glimpses of two scenes, ((row, col, scale) of each): nothing symmetric, one leaves the scene.
+# Three glimpses of two scenes, (row, col, scale) each: nothing symmetric, one leaves the scene.
 VIEWPOINTS = (
     ((0.0, 0.0, 1.0), (0.25, -0.5, 0.5)),
     ((-0.5, 0.5, 0.5), (0.1, 0.2, 0.75)),

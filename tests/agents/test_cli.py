@@ -1,0 +1,203 @@
+"""The command line: what it calls, what it prints, how it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from agents.__main__ import main
+from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym.model.identity import identify
+
+ENV = "CanViT-Emoji-v0"
+
+
+@pytest.fixture
+def backbone(mini_checkpoint: str) -> list[str]:
+    return ["--env-kwargs", f"backbone={mini_checkpoint}"]
+
+
+@pytest.fixture
+def trained(
+    make_vector: Callable[..., CanViTVectorEnv],
+    save_untrained: Callable[..., Path],
+    mini_checkpoint: str,
+) -> Path:
+    """A policy directory for `backbone`, with a budget of two."""
+    env = make_vector(1, action="cell", budget=2)
+    env.backbone = identify(mini_checkpoint)
+    kwargs = {"action": "cell", "budget": 2, "backbone": mini_checkpoint}
+    return save_untrained(env, env_kwargs=kwargs)
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch, trained: Path) -> list[dict[str, Any]]:
+    """What `agents.train.train` is asked for; it answers with a policy that learned nothing."""
+    asked: list[dict[str, Any]] = []
+
+    def train(**kwargs: Any) -> Path:
+        asked.append(kwargs)
+        return trained
+
+    module = ModuleType("agents.train")
+    module.train = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "agents.train", module)
+    return asked
+
+
+def test_evaluate_prints_a_table_and_writes_the_summary(
+    backbone: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evaluation"
+    arguments = ["evaluate", "--env", ENV, "--policies", "full_then_random", "target"]
+    arguments += ["--scenes", "3", "--budget", "2", "--out", str(out), "--pictures", "1"]
+    assert main([*arguments, *backbone]) == 0
+    printed = capsys.readouterr().out
+    assert "full_then_random" in printed and str(out / "summary.json") in printed
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["num_scenes"], summary["budget"], summary["split"]) == (3, 2, "test")
+    assert sorted(path.name for path in (out / "pictures").iterdir()) == [
+        "000000-full_then_random.png",
+        "000000-target.png",
+    ]
+
+
+def test_evaluate_makes_the_environment_of_the_trained_policy(
+    trained: Path, tmp_path: Path
+) -> None:
+    arguments = ["evaluate", "--env", ENV, "--policies", str(trained), "full_then_random"]
+    assert main([*arguments, "--scenes", "2", "--out", str(tmp_path / "out")]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["budget"] == 2
+    assert f"{trained} - full_then_random" in summary["paired"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--policies", "best"], "no policy 'best'"),
+        (["--policies", "random", "--split", "holidays"], "holidays"),
+        (["--policies", "random", "--scenes", "200000"], "give a number from 1 to 100000"),
+        (["--policies", "random", "--pictures", "2"], "--out"),
+        (["--policies", "random", "--env-kwargs", "colour=red"], "'colour'"),
+        (["--policies", "random", "--env", "CanViT-Nowhere-v0"], "Nowhere"),
+        (["--policies", "random", "--env", "CartPole-v1"], "CartPole-v1"),
+        (["--policies", "random", "--env-kwargs", "backbone=/nowhere"], "/nowhere"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    arguments: list[str],
+    complaint: str,
+    backbone: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "--env-kwargs" in arguments:
+        given = arguments[arguments.index("--env-kwargs") + 1]
+        backbone = [*backbone, given]
+        arguments = [a for a in arguments if a not in ("--env-kwargs", given)]
+    assert main(["evaluate", "--env", ENV, *arguments, *backbone]) == 2
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert printed.startswith("error: ") and complaint in printed
+
+
+def test_another_backbone_is_refused(
+    trained: Path, imagenet_checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = json.loads((trained / "policy.json").read_text())
+    card["backbone"]["sha256"] = "e" * 64
+    (trained / "policy.json").write_text(json.dumps(card))
+    assert main(["evaluate", "--env", ENV, "--policies", str(trained), "--scenes", "2"]) == 2
+    assert "sha256 eeeeeeeeeeee" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["evaluate", "--env", ENV],
+        ["evaluate", "--env", ENV, "--policies", "random", "--scenes", "0"],
+        ["evaluate", "--env", ENV, "--policies", "random", "--env-kwargs", "budget"],
+        ["train", "--env", ENV],
+        ["train", "--env", ENV, "--out", "x", "--action", "jump"],
+    ],
+)
+def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: python -m agents" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "demo"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--out" in shown
+    assert ("pickle" in shown) == (command == "evaluate")
+
+
+def test_train(training: list[dict[str, Any]], tmp_path: Path) -> None:
+    arguments = ["train", "--env", ENV, "--out", str(tmp_path), "--timesteps", "64", "--seed", "3"]
+    arguments += ["--num-envs", "8", "--action", "box", "--budget", "2", "--resume"]
+    arguments += ["--env-kwargs", "cell_scales=(0.25, 0.5)", "reward=prob"]
+    assert main(arguments) == 0
+    assert training == [
+        {
+            "env_id": ENV,
+            "out": tmp_path,
+            "env_kwargs": {
+                "budget": 2,
+                "action": "box",
+                "cell_scales": (0.25, 0.5),
+                "reward": "prob",
+            },
+            "timesteps": 64,
+            "seed": 3,
+            "num_envs": 8,
+            "resume": True,
+        }
+    ]
+
+
+def test_train_leaves_defaults_to_the_environment(
+    training: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    assert main(["train", "--env", f"canvit_gym:{ENV}", "--out", str(tmp_path)]) == 0
+    (asked,) = training
+    assert asked["env_id"] == ENV
+    assert asked["env_kwargs"] == {}
+    assert asked["timesteps"] is None and asked["num_envs"] is None and not asked["resume"]
+
+
+def test_demo_trains_judges_and_draws(
+    training: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", "--out", str(tmp_path), "--timesteps", "8", "--scenes", "3"]) == 0
+    assert training[0]["timesteps"] == 8
+    printed = capsys.readouterr().out
+    assert "learned" in printed and "target" in printed
+    summary = json.loads((tmp_path / "evaluation" / "summary.json").read_text())
+    assert summary["num_scenes"] == 3
+    assert "learned - full_then_random" in summary["paired"]
+    pictures = list((tmp_path / "pictures").glob("*-learned.png"))
+    assert len(pictures) == 3
+
+
+def test_a_bug_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, training: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    def broken(**kwargs: Any) -> Path:
+        raise TypeError("unsupported operand")
+
+    monkeypatch.setattr(sys.modules["agents.train"], "train", broken)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        main(["train", "--env", ENV, "--out", str(tmp_path)])

@@ -1,0 +1,67 @@
+"""Potentials on beliefs that are small enough to work out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from canvit_gym.envs.rollout import Rollout
+from canvit_gym.scenes.emoji import EmojiScenes
+from canvit_gym.tasks.classification import POTENTIALS, Classification
+
+
+@pytest.fixture
+def task(make_rollout: Callable[..., Rollout]) -> Classification:
+    return make_rollout().task
+
+
+def test_potentials_by_hand(task: Classification) -> None:
+    belief = torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.25, 0.25, 0.5]]).log()
+    potentials = task.potentials(belief, torch.tensor([0, 2, 1]))
+    entropy = 0.5 * math.log(0.5) + 0.3 * math.log(0.3) + 0.2 * math.log(0.2)
+    expected = {
+        "log_prob": [math.log(0.5), math.log(0.2), math.log(0.25)],
+        "prob": [0.5, 0.2, 0.25],
+        "margin": [0.2, -0.3, -0.25],
+        "correct": [1, 0, 0],
+        "neg_entropy": [entropy, entropy, -1.5 * math.log(2)],
+    }
+    assert set(potentials) == set(expected) == set(POTENTIALS)
+    for name, values in expected.items():
+        assert potentials[name].tolist() == pytest.approx(values, abs=1e-6), name
+        assert potentials[name].dtype == torch.float32
+
+
+def test_certainty_is_finite(task: Classification) -> None:
+    belief = torch.tensor([[1e4, 0.0, -1e4]]).log_softmax(dim=1)
+    right, wrong = (task.potentials(belief, torch.tensor([label])) for label in (0, 2))
+    for potentials in (right, wrong):
+        assert all(value.isfinite().all() for value in potentials.values())
+    assert right["margin"] == right["prob"] == right["correct"] == 1
+    assert wrong["margin"] == -1 and wrong["log_prob"] == -2e4
+    assert right["neg_entropy"] == wrong["neg_entropy"] == 0
+
+
+def test_the_belief_is_the_model_reading_its_state(task: Classification) -> None:
+    state = task.model.init_state(batch_size=2, canvas_grid_size=8)
+    with torch.inference_mode():
+        belief = task.belief(state)
+        logits = task.model.logits(state)
+    assert belief.shape == (2, 16)
+    torch.testing.assert_close(belief.exp().sum(dim=1), torch.ones(2))
+    torch.testing.assert_close(belief - belief[:, :1], logits - logits[:, :1])
+
+
+def test_targets_are_labels(task: Classification) -> None:
+    scenes = [EmojiScenes(split="test")[i] for i in range(5)]
+    targets = task.targets(scenes, device=torch.device("cpu"))
+    assert targets.dtype == torch.int64
+    assert targets.tolist() == [scene.label for scene in scenes]
+
+
+def test_as_many_names_as_classes(task: Classification) -> None:
+    with pytest.raises(ValueError, match="names 16 classes but the scenes have 2"):
+        Classification(model=task.model, class_names=("cat", "dog"))
