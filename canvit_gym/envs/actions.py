@@ -54,12 +54,14 @@ class BoxActions:
                 f"Actions have shape {tuple(values.shape)} and dtype {values.dtype}; "
                 "give floats [batch, 3] with (row, col, zoom)."
             )
-        values = values.float()
-        if not bool((values.abs() <= 1).all()):  # NaN compares False
-            bad = values[~(values.abs() <= 1).all(dim=1)][0].tolist()
+        inside = (values.abs() <= 1).all(dim=1)  # NaN compares False
+        if not bool(inside.all()):
+            row, col, zoom = values[~inside][0].tolist()
             raise ValueError(
-                f"Action {bad} is outside the box; row, col and zoom must be finite and in [-1, 1]."
+                f"Action (row {row:.9g}, col {col:.9g}, zoom {zoom:.9g}) is outside the box; all "
+                "three must be finite and in [-1, 1]."
             )
+        values = values.float()
         scales = self.min_scale ** ((values[:, 2] + 1) / 2)
         return Viewpoint(centers=values[:, :2] * (1 - scales)[:, None], scales=scales)
 
@@ -111,7 +113,8 @@ def _as_tensor(actions: np.ndarray | torch.Tensor) -> torch.Tensor:
     try:
         return torch.as_tensor(np.asarray(actions))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"Actions {actions!r} are no array of numbers; give one.") from error
+        shown = " ".join(repr(actions).split())  # an array's repr has several lines
+        raise ValueError(f"Actions {shown} are no array of numbers; give one.") from error
 
 
 def cell_actions(*, grid_size: int, scales: Sequence[float]) -> ListedActions:

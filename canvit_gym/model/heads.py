@@ -51,6 +51,7 @@ class Standardizer(nn.Module):
     def std(self) -> Tensor:
         return (self.var + _STANDARDIZER_EPS).sqrt()
 
+    @torch.no_grad()
     def fit(self, features: Tensor) -> None:
         """Take mean and biased variance over samples [S, N, D]."""
         self.mean.copy_(features.mean(dim=0))

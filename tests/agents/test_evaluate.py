@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,27 +62,21 @@ def same(one: Trajectories, other: Trajectories) -> bool:
 # -- playing ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Recording:
+class Recording(EmojiScenes):
     """Scenes that remember which were asked for."""
 
-    scenes: EmojiScenes
-    asked: list[int]
-    size_px: int = EmojiScenes.size_px
-    class_names: tuple[str, ...] = EmojiScenes.class_names
-    mask_class_names: tuple[str, ...] = EmojiScenes.mask_class_names
-
-    def __len__(self) -> int:
-        return len(self.scenes)
+    def __init__(self) -> None:
+        super().__init__(split="train")
+        self.asked: list[int] = []
 
     def __getitem__(self, index: int) -> Scene:
         self.asked.append(index)
-        return self.scenes[index]
+        return super().__getitem__(index)
 
 
 def test_every_policy_plays_the_same_scenes(benchmark: Benchmark) -> None:
     for policy in quick(benchmark).values():
-        scenes = Recording(EmojiScenes(split="train"), [])
+        scenes = Recording()
         play(policy, scenes=scenes, num_scenes=5)
         assert scenes.asked == [0, 1, 2, 3, 4]
 

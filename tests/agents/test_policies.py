@@ -144,16 +144,16 @@ def test_target_is_centred_on_the_box_row_first(make_rollout: MakeRollout) -> No
     torch.testing.assert_close(chosen.scales, torch.tensor([0.25, 0.5, 0.25]))
 
 
-def test_target_shows_the_animal(make_rollout: MakeRollout) -> None:
-    rollout = make_rollout()
-    scenes = [SCENES[i] for i in range(20)]
-    chosen = TargetPolicy(rollout=rollout)(rollout.start(scenes), generators(20))
-    for i, scene in enumerate(scenes):
-        assert scene.target is not None and scene.mask is not None
-        row, col, scale = *chosen.centers[i].tolist(), float(chosen.scales[i])
-        ticks = (np.arange(128) + 0.5) / 64 - 1
-        seen = np.ix_(np.abs(ticks - row) <= scale, np.abs(ticks - col) <= scale)
-        assert (scene.mask[seen] == scene.label).sum() == (scene.mask == scene.label).sum()
+def test_target_always_shows_the_whole_animal(make_rollout: MakeRollout) -> None:
+    history = play(TargetPolicy(rollout=make_rollout()), count=10).history
+    ticks = (np.arange(128) + 0.5) / 64 - 1
+    for i, taken in enumerate(history):
+        scene = SCENES[i]
+        assert scene.mask is not None
+        for row, col, scale in taken[1:].tolist():
+            seen = np.ix_(np.abs(ticks - row) <= scale, np.abs(ticks - col) <= scale)
+            assert (scene.mask[seen] == scene.label).sum() == (scene.mask == scene.label).sum()
+        assert len(taken[1:].unique(dim=0)) == 4
 
 
 def test_target_needs_a_box(make_rollout: MakeRollout) -> None:

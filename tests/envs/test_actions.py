@@ -31,9 +31,7 @@ def test_no_box_action_leaves_the_scene() -> None:
 def test_a_box_action_is_row_col_and_geometric_zoom() -> None:
     actions = BoxActions(min_scale=MIN_SCALE)
     table = as_table(
-        actions.viewpoint(
-            np.array([[0.4, 0.9, -1], [-1, 0.5, 1], [1, -1, 0]], dtype=np.float32)
-        )
+        actions.viewpoint(np.array([[0.4, 0.9, -1], [-1, 0.5, 1], [1, -1, 0]], dtype=np.float32))
     )
     expected = [[0, 0, 1], [-0.75, 0.375, 0.25], [0.5, -0.5, 0.5]]
     np.testing.assert_allclose(table, expected, atol=1e-6)

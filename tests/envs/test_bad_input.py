@@ -147,9 +147,7 @@ ACTIONS = [
 
 
 @pytest.mark.parametrize(("kind", "action", "parts"), ACTIONS)
-def test_actions(
-    make_vector: MakeVector, kind: str, action: Any, parts: tuple[str, ...]
-) -> None:
+def test_actions(make_vector: MakeVector, kind: str, action: Any, parts: tuple[str, ...]) -> None:
     envs = make_vector(2, action=kind)
     envs.reset(seed=0)
     before = envs.episode
@@ -160,9 +158,7 @@ def test_actions(
 
 
 @pytest.mark.parametrize("action", [[0.0, NAN, 0.0], [0.0, 0.0], [0.0, 0.0, 1.5], None, 0])
-def test_actions_of_the_single_env(
-    env_kwargs: dict[str, dict[str, Any]], action: Any
-) -> None:
+def test_actions_of_the_single_env(env_kwargs: dict[str, dict[str, Any]], action: Any) -> None:
     env = gym.make(EMOJI, disable_env_checker=True, **env_kwargs[EMOJI])
     env.reset(seed=0)
     with pytest.raises(ValueError) as error:

@@ -78,9 +78,7 @@ def test_ppo_learns(env_kwargs: dict[str, dict[str, Any]], action: str) -> None:
     venv = make_sb3_env(
         "CanViT-Emoji-v0", num_envs=2, seed=0, action=action, **env_kwargs["CanViT-Emoji-v0"]
     )
-    agent = PPO(
-        "MultiInputPolicy", venv, n_steps=8, batch_size=8, n_epochs=1, seed=0, device="cpu"
-    )
+    agent = PPO("MultiInputPolicy", venv, n_steps=8, batch_size=8, n_epochs=1, seed=0, device="cpu")
     agent.learn(2 * 8 * 2)
     assert agent._n_updates == 2
     assert agent.ep_info_buffer is not None and len(agent.ep_info_buffer) == 8

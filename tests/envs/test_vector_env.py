@@ -117,9 +117,7 @@ def test_chosen_scenes_are_played(make_vector: MakeVector) -> None:
     envs = make_vector(3)
     _, infos = envs.reset(options={"scene": [7, 9, 7]})
     assert infos["scene"].tolist() == [7, 9, 7]
-    assert [scene.name for scene in envs.episode.scenes] == [
-        f"emoji/train/{i}" for i in (7, 9, 7)
-    ]
+    assert [scene.name for scene in envs.episode.scenes] == [f"emoji/train/{i}" for i in (7, 9, 7)]
     mask = np.array([False, True, False])
     _, infos = envs.reset(options={"scene": [4], "reset_mask": mask})
     assert infos["_scene"].tolist() == mask.tolist() and infos["scene"][1] == 4

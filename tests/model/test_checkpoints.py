@@ -212,15 +212,15 @@ OLD_PIECES = {
     "vpe.frequencies": "vpe.B",
     "teacher_patch_readout.": "scene_patches_head.",
     "teacher_cls_readout.": "scene_cls_head.",
-    "teacher_patch_standardizer.": "scene_standardizers.4.",
-    "teacher_cls_standardizer.": "cls_standardizers.4.",
+    "teacher_patch_standardizer.": "scene_standardizers.{grid}.",
+    "teacher_cls_standardizer.": "cls_standardizers.{grid}.",
     ".fitted": "._initialized",
 }
 
 
-def old_key(key: str, *, bare_core: bool) -> str:
+def old_key(key: str, *, bare_core: bool, grid: int = 4) -> str:
     for new, old in OLD_PIECES.items():
-        key = key.replace(new, old)
+        key = key.replace(new, old.format(grid=grid))
     if key.startswith("readout."):
         return key.removeprefix("readout.").replace("proj.", "head.")
     return key.removeprefix("canvit.") if bare_core else key
@@ -229,7 +229,10 @@ def old_key(key: str, *, bare_core: bool) -> str:
 def write_old_format(directory: Path, model: Any) -> None:
     """A checkpoint as canvit-pytorch 0.1 published it."""
     core, teacher = model.canvit.config, isinstance(model, CanViTForPretraining)
-    tensors = {old_key(key, bare_core=teacher): x for key, x in model.state_dict().items()}
+    grid = model.teacher_patch_grid if teacher else 0
+    tensors = {
+        old_key(key, bare_core=teacher, grid=grid): x for key, x in model.state_dict().items()
+    }
     config = {
         "backbone_name": core.backbone_name,
         "model_config": {
@@ -249,7 +252,7 @@ def write_old_format(directory: Path, model: Any) -> None:
         config["model_config"]["enable_reads"] = False
     if teacher:
         config["model_config"]["teacher_dim"] = model.teacher_dim
-        config |= {"canvas_patch_grid_sizes": [4], "metadata": {"step": 7}}
+        config |= {"canvas_patch_grid_sizes": [grid], "metadata": {"step": 7}}
     else:
         config |= {"n_classes": model.n_classes, "training": {"base_checkpoint": "x"}}
     directory.mkdir(exist_ok=True)
@@ -697,7 +700,6 @@ def test_canvit_b_loads_without_a_detour(tmp_path: Path) -> None:
     for key, tensor in model.state_dict().items():
         tensor.fill_(True if key.endswith("fitted") else 0.01 * (len(key) % 7))
     write_old_format(tmp_path / "old", model)
-    edit_config(tmp_path / "old", canvas_patch_grid_sizes=[32])
     write_probe(tmp_path / "probe", features=768)
     loaded = CanViTForImageClassification.from_pretrained_with_probe(
         tmp_path / "old", tmp_path / "probe"

@@ -51,9 +51,7 @@ def test_a_run_leaves_a_checkpoint_with_its_record(unbroken: Path) -> None:
         untrained = MiniForTraining(num_classes=16, num_mask_classes=47).classifier
     moved = [
         name
-        for (name, new), old in zip(
-            model.named_parameters(), untrained.parameters(), strict=True
-        )
+        for (name, new), old in zip(model.named_parameters(), untrained.parameters(), strict=True)
         if not torch.equal(new, old)
     ]
     assert len(moved) == len(list(model.parameters()))  # everything that ships was trained
