@@ -63,9 +63,7 @@ class CanvasFeatures(BaseFeaturesExtractor):
         self.places: Tensor
         self.embed = nn.Conv2d(canvas_channels + 2 + 4, channels, 1)
         self.context = nn.Linear(cls.shape[0] + 1, channels)
-        self.mix = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)
-        )
+        self.mix = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         canvas = observations["canvas"]
@@ -170,5 +168,3 @@ class GaussianPolicy(MultiInputActorCriticPolicy):
             features_extractor_kwargs={"channels": channels},
             **kwargs,
         )
-
-

@@ -126,11 +126,11 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     saved = out / "policy.json"
     if saved.exists() and not resume:
-        raise FileExistsError(f"{out} holds a policy already; add --resume, or choose another --out.")
+        raise FileExistsError(
+            f"{out} holds a policy already; add --resume, or choose another --out."
+        )
 
-    env = make_sb3_env(
-        env_id, num_envs=num_envs or settings["num_envs"], split="train", **kwargs
-    )
+    env = make_sb3_env(env_id, num_envs=num_envs or settings["num_envs"], split="train", **kwargs)
     runtime = ("scenes", "device")  # where it ran, not what was learned
     record = {
         "env": env_id,

@@ -44,9 +44,7 @@ class Viewpoint:
             )
 
     @classmethod
-    def full_scene(
-        cls, *, batch_size: int, device: torch.device | str | None = None
-    ) -> Viewpoint:
+    def full_scene(cls, *, batch_size: int, device: torch.device | str | None = None) -> Viewpoint:
         """The whole scene, for each of `batch_size` scenes."""
         return cls(
             centers=torch.zeros(batch_size, 2, device=device),

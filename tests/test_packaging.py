@@ -1,4 +1,4 @@
-"""What users install: the wheel works elsewhere, without the agents' extras, and brings its data."""
+"""What users install: the wheel works elsewhere without the extras, and brings its data."""
 
 import os
 import subprocess
@@ -39,9 +39,7 @@ def test_the_wheel_works_elsewhere_without_the_extras(tmp_path: Path) -> None:
     install = ("-m", "pip", "install", "--no-deps", "--target", str(site), str(wheel))
     run(sys.executable, *install, cwd=tmp_path)
 
-    printed = run(
-        sys.executable, "-c", _MAKE_WITHOUT_EXTRAS, cwd=tmp_path, PYTHONPATH=str(site)
-    )
+    printed = run(sys.executable, "-c", _MAKE_WITHOUT_EXTRAS, cwd=tmp_path, PYTHONPATH=str(site))
     assert Path(printed.strip()).is_relative_to(site)
     assert (site / "canvit_gym/assets/mini/README.md").is_file()
     assert list((site / "canvit_gym/assets/sprites").glob("LICENSE*"))

@@ -92,9 +92,7 @@ def main() -> None:
         "env": args.env,
         "num_envs": args.num_envs,
         "threads": torch.get_num_threads(),
-        **measure_steps(
-            args.env, num_envs=args.num_envs, blocks=args.blocks, seconds=args.seconds
-        ),
+        **measure_steps(args.env, num_envs=args.num_envs, blocks=args.blocks, seconds=args.seconds),
         "first_observation_seconds": measure_first_observation(repeats=3),
     }
     print(json.dumps(figures, indent=2))

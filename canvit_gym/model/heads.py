@@ -28,7 +28,6 @@ class Readout(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(in_dim)
         self.proj = nn.Linear(in_dim, out_dim)
-        nn.init.constant_(self.norm.weight, 1 / math.sqrt(in_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -116,6 +115,8 @@ class CanViTForPretraining(CanViTWithHead):
         self.canvit = CanViT(canvit_config)
         self.teacher_patch_readout = Readout(in_dim=canvit_config.canvas_dim, out_dim=teacher_dim)
         self.teacher_cls_readout = Readout(in_dim=canvit_config.backbone.dim, out_dim=teacher_dim)
+        for readout in (self.teacher_patch_readout, self.teacher_cls_readout):
+            nn.init.constant_(readout.norm.weight, 1 / math.sqrt(readout.proj.in_features))
         self.teacher_patch_standardizer = Standardizer(
             num_positions=teacher_patch_grid**2, dim=teacher_dim
         )

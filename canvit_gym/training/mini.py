@@ -123,7 +123,6 @@ class MiniForTraining(nn.Module):
             canvit_config=MINI_CONFIG, n_classes=num_classes
         )
         dim, canvas_dim = MINI_CONFIG.backbone.dim, MINI_CONFIG.canvas_dim
-        nn.init.ones_(self.classifier.readout.norm.weight)
         self.token_readout = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, num_mask_classes))
         self.canvas_readout = nn.Sequential(
             nn.LayerNorm(canvas_dim), nn.Linear(canvas_dim, num_mask_classes)
@@ -226,9 +225,7 @@ def _draw_viewpoint(
     )
 
 
-def make_optimizers(
-    model: MiniForTraining, run: MiniTraining
-) -> tuple[Muon, torch.optim.AdamW]:
+def make_optimizers(model: MiniForTraining, run: MiniTraining) -> tuple[Muon, torch.optim.AdamW]:
     """Muon for the matrices inside the core, AdamW for the embeddings, norms, biases and heads."""
     matrices = [
         p
@@ -371,9 +368,7 @@ def evaluate(checkpoint: str, *, split: str, num_scenes: int) -> dict[str, float
         def score(name: str, state: RecurrentState, labels: Tensor = batch.labels) -> None:
             correct[name] += int((model.logits(state).argmax(1) == labels).sum())
 
-        state = model.init_state(
-            batch_size=count, canvas_grid_size=MINI_GLIMPSE.canvas_grid_size
-        )
+        state = model.init_state(batch_size=count, canvas_grid_size=MINI_GLIMPSE.canvas_grid_size)
         full = look(state, Viewpoint.full_scene(batch_size=count))
         score("full", full)
         at_target = clip_into_scene(
