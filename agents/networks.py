@@ -91,6 +91,7 @@ class SpatialHeads(nn.Module):
         self.map_shape = (channels, grid_size, grid_size)
         self.logits = nn.Conv2d(channels, num_actions // cells, 1)
         nn.init.normal_(self.logits.weight, std=0.01)  # start close to uniform over places
+        assert self.logits.bias is not None
         nn.init.zeros_(self.logits.bias)
         self.value = nn.Sequential(nn.Linear(2 * channels, 64), nn.ReLU())
         self.latent_dim_pi, self.latent_dim_vf = num_actions, 64
@@ -137,7 +138,7 @@ class CellPolicy(ActorCriticPolicy):
         self.mlp_extractor = heads  # type: ignore[assignment]
         self.action_net = nn.Identity()  # the head's logits are the distribution's already
         self.value_net = nn.Linear(heads.latent_dim_vf, 1)
-        self.optimizer = self.optimizer_class(
+        self.optimizer = self.optimizer_class(  # type: ignore[call-arg]
             self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
         )
 
