@@ -52,7 +52,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         rollout: Rollout,
         backbone: BackboneIdentity,
         action: ActionKind = "box",
-        cell_scales: Sequence[float] = (0.25, 0.5),
+        cell_scales: Sequence[float] = (0.25, 0.375, 0.5),
         observation: ObservationKind = "compact",
         reward: str = "log_prob",
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,

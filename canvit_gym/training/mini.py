@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +41,7 @@ from canvit_gym.model.config import CanViTConfig
 from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.base import Box, Scenes
-from canvit_gym.scenes.emoji import FIRST_STUFF, EmojiScenes
+from canvit_gym.scenes.emoji import FIRST_STUFF, EmojiScenes, Split
 from canvit_gym.training.muon import Muon
 
 MINI_CONFIG = CanViTConfig(
@@ -334,56 +336,120 @@ def train(run: MiniTraining, *, out: Path, device: str, compile_model: bool) -> 
             )
 
 
+def look(
+    model: CanViTForImageClassification,
+    *,
+    state: RecurrentState,
+    pictures: Tensor,
+    viewpoint: Viewpoint,
+) -> RecurrentState:
+    """The state after one more glimpse of normalised pictures."""
+    glimpse = sample_at_viewpoint(
+        spatial=pictures, viewpoint=viewpoint, glimpse_size_px=MINI_GLIMPSE.glimpse_size_px
+    )
+    return model.canvit(glimpse=glimpse, state=state, viewpoint=viewpoint).state
+
+
 @torch.inference_mode()
-def evaluate(checkpoint: str, *, split: str, num_scenes: int) -> dict[str, float]:
+def evaluate(checkpoint: str, *, split: Split, num_scenes: int) -> dict[str, float]:
     """Accuracy of the belief after chosen viewpoints, on unseen scenes.
 
     full: the full scene alone. oracle: then one glimpse centred on the animal at the smallest
     scale. kept: then three random glimpses more. random: full, then four random ones.
     """
     model = CanViTForImageClassification.from_pretrained(checkpoint)
-    scenes = EmojiScenes(split=split)  # type: ignore[arg-type]
+    scenes = EmojiScenes(split=split)
     generator = torch.Generator().manual_seed(0)
-    correct: dict[str, int] = dict.fromkeys(("full", "oracle", "kept", "random"), 0)
-    for start in tqdm(range(0, num_scenes, 200), unit="batch"):
-        batch = collate(scenes, range(start, min(start + 200, num_scenes)))
-        pictures = normalize(batch.pictures)
-        count = len(pictures)
-
-        def look(
-            state: RecurrentState, viewpoint: Viewpoint, pictures: Tensor = pictures
-        ) -> RecurrentState:
-            glimpse = sample_at_viewpoint(
-                spatial=pictures,
-                viewpoint=viewpoint,
-                glimpse_size_px=MINI_GLIMPSE.glimpse_size_px,
-            )
-            return model(glimpse=glimpse, state=state, viewpoint=viewpoint)[1]
-
-        def random(count: int = count) -> Viewpoint:
-            return random_viewpoint(
-                batch_size=count, min_scale=MINI_GLIMPSE.min_scale, generator=generator
-            )
-
-        def score(name: str, state: RecurrentState, labels: Tensor = batch.labels) -> None:
-            correct[name] += int((model.logits(state).argmax(1) == labels).sum())
-
-        state = model.init_state(batch_size=count, canvas_grid_size=MINI_GLIMPSE.canvas_grid_size)
-        full = look(state, Viewpoint.full_scene(batch_size=count))
-        score("full", full)
+    correct: Counter[str] = Counter()
+    for indices in _chunks(num_scenes):
+        batch = collate(scenes, indices)
+        count = len(indices)
+        step = partial(look, model, pictures=normalize(batch.pictures))
+        at_random = partial(
+            random_viewpoint,
+            batch_size=count,
+            min_scale=MINI_GLIMPSE.min_scale,
+            generator=generator,
+        )
+        full = step(
+            state=model.init_state(
+                batch_size=count, canvas_grid_size=MINI_GLIMPSE.canvas_grid_size
+            ),
+            viewpoint=Viewpoint.full_scene(batch_size=count),
+        )
         at_target = clip_into_scene(
             centers=batch.target_centers, scales=torch.full((count,), MINI_GLIMPSE.min_scale)
         )
-        state = look(full, at_target)
-        score("oracle", state)
+        oracle = step(state=full, viewpoint=at_target)
+        kept, random = oracle, full
         for _ in range(3):
-            state = look(state, random())
-        score("kept", state)
-        state = full
+            kept = step(state=kept, viewpoint=at_random())
         for _ in range(4):
-            state = look(state, random())
-        score("random", state)
+            random = step(state=random, viewpoint=at_random())
+        states = {"full": full, "oracle": oracle, "kept": kept, "random": random}
+        for name, state in states.items():
+            correct[name] += int((model.logits(state).argmax(1) == batch.labels).sum())
     return {name: count / num_scenes for name, count in correct.items()}
+
+
+def probe_canvas(checkpoint: str, *, split: Split, num_scenes: int) -> dict[str, float]:
+    """How well a linear probe reads the scene's classes from the canvas.
+
+    Logistic regression on LayerNormed canvas patches, after the full scene and its sixteen tiles,
+    fitted on as many scenes of the "train" split; accuracy over the canvas cells of unseen ones,
+    over all and over those with an animal or an object at their middle.
+    """
+    model = CanViTForImageClassification.from_pretrained(checkpoint)
+    features, classes = _canvas_cells(model, split="train", num_scenes=num_scenes)
+    probe = nn.Linear(features.shape[1], len(EmojiScenes.mask_class_names))
+    nn.init.zeros_(probe.weight)
+    optimizer = torch.optim.LBFGS(
+        probe.parameters(), max_iter=100, history_size=10, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(probe(features), classes) + 1e-5 * probe.weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    features, classes = _canvas_cells(model, split=split, num_scenes=num_scenes)
+    right = probe(features).argmax(1) == classes
+    return {
+        "probe_cells": float(right.float().mean()),
+        "probe_named_cells": float(right[classes < FIRST_STUFF].float().mean()),
+    }
+
+
+@torch.no_grad()
+def _canvas_cells(
+    model: CanViTForImageClassification, *, split: Split, num_scenes: int
+) -> tuple[Tensor, Tensor]:
+    """Features float32 [cells, C] and classes int64 [cells] of the canvas cells."""
+    size = MINI_GLIMPSE.canvas_grid_size
+    tiles = grid_centers(4)
+    features, classes = [], []
+    for indices in _chunks(num_scenes):
+        batch = collate(EmojiScenes(split=split), indices)
+        count = len(indices)
+        step = partial(look, model, pictures=normalize(batch.pictures))
+        state = step(
+            state=model.init_state(batch_size=count, canvas_grid_size=size),
+            viewpoint=Viewpoint.full_scene(batch_size=count),
+        )
+        for tile in tiles:
+            viewpoint = Viewpoint(centers=tile.expand(count, 2), scales=torch.full((count,), 1 / 4))
+            state = step(state=state, viewpoint=viewpoint)
+        patches = model.canvit.canvas_patches(state).flatten(0, 1)
+        features.append(F.layer_norm(patches, patches.shape[-1:]))
+        classes.append(mask_at(batch.masks, grid_centers(size).expand(count, -1, -1)).flatten())
+    return torch.cat(features), torch.cat(classes)
+
+
+def _chunks(num_scenes: int, size: int = 200) -> Iterator[range]:
+    for start in tqdm(range(0, num_scenes, size), unit="batch"):
+        yield range(start, min(start + size, num_scenes))
 
 
 def main() -> None:
@@ -407,7 +473,8 @@ def main() -> None:
         run = MiniTraining(steps=args.steps, seed=args.seed)
         train(run, out=args.out, device=args.device, compile_model=args.compile)
     else:
-        figures = evaluate(args.checkpoint, split=args.split, num_scenes=args.scenes)
+        asked = {"split": args.split, "num_scenes": args.scenes}
+        figures = evaluate(args.checkpoint, **asked) | probe_canvas(args.checkpoint, **asked)
         print(json.dumps({"split": args.split, "scenes": args.scenes, **figures}, indent=2))
 
 
