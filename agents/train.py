@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from tqdm import tqdm
 
+from agents.imitation import imitate
 from agents.networks import CellPolicy, GaussianPolicy
 from canvit_gym.sb3 import CanViTVecEnv, make_sb3_env
 
@@ -163,6 +164,11 @@ def train(
             device=device,
             **ppo,
         )
+        warm_start = settings.get("imitation", {})
+        if warm_start.get("glimpses") and isinstance(model.policy, CellPolicy):
+            env.seed(seed)
+            imitate(model, env, seed=seed, **warm_start)
+            save_policy(model, out=out, record=record)
     # A resumed run draws scenes that its first part did not.
     env.seed(seed * 1_000_003 + model.num_timesteps)
     remaining = total - model.num_timesteps
