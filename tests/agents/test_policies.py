@@ -135,7 +135,7 @@ def test_target_is_centred_on_the_box_row_first(make_rollout: MakeRollout) -> No
     scenes = [
         with_target(top=20, left=84, bottom=30, right=100),  # small: the smallest scale
         with_target(top=30, left=20, bottom=94, right=60),  # 64 px high: half the scene
-        with_target(top=0, left=110, bottom=10, right=128),  # in a corner: pushed inside
+        with_target(top=0, left=110, bottom=10, right=128),  # in a corner: as near as can be
     ]
     chosen = TargetPolicy(rollout=rollout)(rollout.start(scenes), generators(3))
     check_inside(chosen)
@@ -168,12 +168,27 @@ def test_oracle_takes_the_best_of_its_candidates(make_rollout: MakeRollout) -> N
     policy = Oracle(rollout=rollout, num_candidates=6)
     episode = rollout.start([SCENES[i] for i in range(5)])
     candidates = policy.candidates(episode, generators(5))
-    assert len(candidates) == 6
     scores = torch.stack([rollout.look(episode, v).potentials["log_prob"] for v in candidates])
     chosen = policy(episode, generators(5))
     reached = rollout.look(episode, chosen).potentials["log_prob"]
     torch.testing.assert_close(reached, scores.amax(dim=0))
     assert (reached > scores.mean(dim=0)).all()
+
+
+def test_oracle_tries_every_place_and_draws_the_rest(make_rollout: MakeRollout) -> None:
+    rollout = make_rollout()
+    episode = rollout.start([SCENES[0], SCENES[1]])
+    candidates = Oracle(rollout=rollout).candidates(episode, generators(2))
+    assert len(candidates) == 24
+    seen = torch.zeros(8, 8)
+    for tile in candidates[:16]:
+        assert (tile.centers[0] == tile.centers[1]).all() and (tile.scales == 0.25).all()
+        row, col = ((tile.centers[0] + 1) * 4).int().tolist()
+        seen[row - 1 : row + 1, col - 1 : col + 1] += 1
+    assert (seen == 1).all()  # each part of the scene once
+    for drawn in candidates[16:]:
+        check_inside(drawn)
+        assert (drawn.centers[0] != drawn.centers[1]).all()
 
 
 def test_oracle_beats_random(make_rollout: MakeRollout) -> None:

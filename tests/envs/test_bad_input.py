@@ -148,7 +148,7 @@ ACTIONS = [
 
 @pytest.mark.parametrize(("kind", "action", "parts"), ACTIONS)
 def test_actions(make_vector: MakeVector, kind: str, action: Any, parts: tuple[str, ...]) -> None:
-    envs = make_vector(2, action=kind)
+    envs = make_vector(2, action=kind, cell_scales=[0.25, 0.5])
     envs.reset(seed=0)
     before = envs.episode
     with pytest.raises(ValueError) as error:

@@ -1,0 +1,51 @@
+"""The warm start: what is imitated, and that imitating it finds the target."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from agents.imitation import coverage_targets
+from canvit_gym.envs.actions import cell_actions
+from canvit_gym.scenes.base import Box, Scene
+
+WORTH = {0.25: 1.0, 0.5: 0.5}
+
+
+def scene(*, top: int, left: int, size: int = 8) -> Scene:
+    return Scene(
+        name="made up",
+        picture=np.zeros((64, 64, 3), np.uint8),
+        label=0,
+        mask=None,
+        target=Box(top=top, left=left, bottom=top + size, right=left + size),
+    )
+
+
+def test_only_crops_that_hold_the_target_count_and_by_what_their_scale_is_worth() -> None:
+    actions = cell_actions(grid_size=4, scales=(0.25, 0.5))
+    wanted = coverage_targets(actions.viewpoints, [scene(top=36, left=4)], scale_values=WORTH)[0]
+    assert wanted.sum() == pytest.approx(1)
+    fine, coarse = wanted.reshape(2, 4, 4)
+    # The box covers rows 36..44 and columns 4..12 of 64: at scale 0.25 one 16 px cell holds it.
+    assert fine.nonzero().tolist() == [[2, 0]]
+    assert fine[2, 0] == pytest.approx(2 * float(coarse.max()))
+    # At scale 0.5 a crop is 32 px: it must hold those rows and columns.
+    rows, cols = coarse.nonzero().T.tolist()
+    assert set(rows) == {2, 3} and set(cols) == {0, 1}  # from rows 24 and 32; column 0 twice
+
+
+def test_a_target_that_fits_no_crop_makes_every_place_as_good() -> None:
+    actions = cell_actions(grid_size=4, scales=(0.25,))
+    wanted = coverage_targets(
+        actions.viewpoints, [scene(top=0, left=0, size=60)], scale_values={0.25: 1.0}
+    )
+    assert torch.allclose(wanted, torch.full((1, 16), 1 / 16))
+
+
+def test_scenes_without_a_target_are_refused_by_name() -> None:
+    actions = cell_actions(grid_size=4, scales=(0.25,))
+    blind = dataclasses.replace(scene(top=0, left=0), target=None, name="photo.jpeg")
+    with pytest.raises(ValueError, match="photo.jpeg does not say where"):
+        coverage_targets(actions.viewpoints, [blind], scale_values={0.25: 1.0})

@@ -1,0 +1,93 @@
+"""The spatial policy: what it remembers of its looks, and that its logits are a map of places."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from agents.networks import CellPolicy, coverage, visit_maps
+from canvit_gym.envs.actions import cell_actions
+
+GRID = 4
+
+
+def history(*viewpoints: tuple[float, float, float]) -> torch.Tensor:
+    """[1, 3, 4]: these viewpoints, then rows that were not taken."""
+    rows = torch.zeros(1, 3, 4)
+    for t, viewpoint in enumerate(viewpoints):
+        rows[0, t] = torch.tensor([*viewpoint, 1.0])
+    return rows
+
+
+def test_coverage_is_the_share_of_each_cell_row_first() -> None:
+    # The upper right quarter, and a crop that covers half of a cell's height.
+    seen = coverage(history((-0.5, 0.5, 0.5), (0.5, -0.75, 0.25)), grid_size=GRID)
+    quarter = torch.zeros(GRID, GRID)
+    quarter[:2, 2:] = 1
+    assert torch.equal(seen[0, 0], quarter)
+    assert torch.equal(seen[0, 1, :, 0], torch.tensor([0, 0, 0.5, 0.5]))
+    assert seen[0, 2].sum() == 0  # not taken
+
+
+def test_visit_maps_tell_fine_looks_from_coarse_ones() -> None:
+    maps = visit_maps(history((0.0, 0.0, 1.0), (-0.5, 0.5, 0.25)), grid_size=GRID)
+    finest, often = maps[0]
+    assert finest[3, 0] == 0 and often[3, 0] == pytest.approx(1 / 3)
+    assert finest[0, 2] == pytest.approx(0.5 / 4)  # a quarter of the cell, two halvings
+
+
+@pytest.fixture
+def policy() -> CellPolicy:
+    torch.manual_seed(0)
+    observation = spaces.Dict(
+        {
+            "canvas": spaces.Box(-9, 9, (6, GRID, GRID), np.float32),
+            "cls": spaces.Box(-9, 9, (5,), np.float32),
+            "viewpoints": spaces.Box(-1, 1, (3, 4), np.float32),
+            "progress": spaces.Box(0, 1, (1,), np.float32),
+        }
+    )
+    return CellPolicy(observation, spaces.Discrete(2 * GRID**2), lambda _: 1e-2, channels=8)
+
+
+def observe(canvas: torch.Tensor) -> dict[str, torch.Tensor]:
+    batch = len(canvas)
+    return {
+        "canvas": canvas,
+        "cls": torch.zeros(batch, 5),
+        "viewpoints": torch.zeros(batch, 3, 4),
+        "progress": torch.zeros(batch, 1),
+    }
+
+
+def test_it_learns_to_point_at_a_marked_cell_it_never_saw_marked(policy: CellPolicy) -> None:
+    """Weights are shared over places: trained on some cells, it finds the others too."""
+    actions = cell_actions(grid_size=GRID, scales=(0.25, 0.5))
+    inner = [row * GRID + col for row in (1, 2) for col in (1, 2)]
+
+    def marked(cells: list[int]) -> torch.Tensor:
+        canvas = torch.zeros(len(cells), 6, GRID * GRID)
+        canvas[range(len(cells)), 0, cells] = 5.0
+        return canvas.unflatten(2, (GRID, GRID))
+
+    trained, left_out = inner[:3], inner[3:]
+    for _ in range(60):
+        loss = (
+            -policy.get_distribution(observe(marked(trained)))
+            .log_prob(torch.tensor(trained))
+            .mean()
+        )
+        policy.optimizer.zero_grad()
+        loss.backward()
+        policy.optimizer.step()
+    chosen = policy._predict(observe(marked(left_out)), deterministic=True)
+    viewpoint = actions.viewpoint(chosen)
+    assert viewpoint.scales.tolist() == [0.25]
+    assert viewpoint.centers.tolist() == [[0.25, 0.25]]  # row 2, col 2 of 4
+
+
+def test_an_action_space_that_is_no_map_is_refused() -> None:
+    env = gym.make("canvit_gym:CanViT-Emoji-v0", action="tile")
+    with pytest.raises(ValueError, match="21 actions.*64.*action='cell'"):
+        CellPolicy(env.observation_space, env.action_space, lambda _: 1e-3)  # type: ignore[arg-type]
