@@ -113,7 +113,7 @@ def _add_demo(commands: Any) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="(%(default)s)")
     parser.add_argument(
-        "--timesteps", type=_positive, default=150_000, help="of training (%(default)s)"
+        "--timesteps", type=_positive, default=100_000, help="of training (%(default)s)"
     )
     parser.add_argument("--scenes", type=_positive, default=500, help="judged on (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)

@@ -73,6 +73,7 @@ def make_benchmark(
 
     Raises ValueError where the id is not one of this package's.
     """
+    env_id = env_id.rpartition(":")[2]  # without the module in "canvit_gym:CanViT-Emoji-v0"
     kwargs = dict(env_kwargs or {})
     if not str(gym.spec(env_id).vector_entry_point).startswith("canvit_gym."):
         ours = sorted(name for name in gym.registry if name.startswith("CanViT-"))
@@ -83,7 +84,6 @@ def make_benchmark(
         env_id, num_envs=1, vectorization_mode="vector_entry_point", split=split, **kwargs
     ).unwrapped
     assert isinstance(env, CanViTVectorEnv)
-    env_id = env_id.rpartition(":")[2]  # without the module in "canvit_gym:CanViT-Emoji-v0"
     return Benchmark(env_id=env_id, split=split, env_kwargs=kwargs, env=env)
 
 

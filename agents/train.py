@@ -96,7 +96,7 @@ class SaveAndReport(BaseCallback):
 def save_policy(model: Any, *, out: Path, record: dict[str, Any]) -> None:
     """Write policy.zip and policy.json, each whole or not at all."""
     partial = out / "policy.partial.zip"
-    model.save(partial)
+    model.save(partial, exclude=["_last_obs"])  # megabytes; a resumed run starts new episodes
     partial.replace(out / "policy.zip")
     partial_record = out / "policy.partial.json"
     partial_record.write_text(
