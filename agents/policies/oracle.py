@@ -21,9 +21,8 @@ class Oracle(Policy):
     """Greedy with the label in hand: of `num_candidates`, the viewpoint after which `potential` is
     highest. Greedy, so no bound on what planning ahead could reach.
 
-    The candidates are the quadtree's 16 tiles of a quarter side, then R-IID viewpoints: on train
-    scenes better than R-IID ones alone, which miss small targets, and at least as good as as many
-    cells, or small viewpoints anywhere.
+    The candidates are the quadtree's 16 tiles of a quarter side, so that no part of the scene is
+    overlooked, then R-IID viewpoints.
 
     It peeks at one candidate for all scenes at a time, so it needs no more memory than a glimpse.
     """
