@@ -19,9 +19,9 @@ class TargetPolicy(Policy):
     """Every glimpse shows the whole box of the target, at the smallest scale that can: the first
     as near to its centre as the scene's edges allow, later ones from a little aside.
 
-    From the same place again there is little to learn. On 1,000 train scenes later glimpses that
-    were moved at random, by up to half of the way to where the box would be cut, reached 1.000 in
-    the end; staying reached 0.991, and growing scales fell behind from glimpse to glimpse.
+    From the same place again there is little to learn. On 1,000 train scenes of CanViT-Emoji-v0
+    later glimpses that were moved at random, by up to half of the way to where the box would be
+    cut, ended at an accuracy of 1.000; staying ended at 0.991, and growing scales at 0.988.
 
     Raises ValueError for scenes that do not say where their target is.
     """

@@ -20,6 +20,8 @@ from torch import nn
 
 import canvit_gym  # noqa: F401  (registers the ids)
 
+_WARM_EPISODES = 32  # generated scenes are drawn from sprites that are scaled once and then kept
+
 _FIRST_OBSERVATION = """
 import gymnasium
 gymnasium.make("canvit_gym:CanViT-Emoji-v0").reset(seed=0)
@@ -53,7 +55,7 @@ def measure_steps(
     clock = ForwardClock(model.canvit, model.readout)
     envs.reset(seed=0)
     envs.action_space.seed(0)
-    for _ in range(2 * envs.rollout.budget):
+    for _ in range(_WARM_EPISODES * envs.rollout.budget):
         envs.step(envs.action_space.sample())
     rates, shares = [], []
     for _ in range(blocks):

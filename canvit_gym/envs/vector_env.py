@@ -144,7 +144,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
             self._put_info(infos, everyone, info)
         else:
             ended, going = np.flatnonzero(done), np.flatnonzero(~done)
-            final = self._out(self.observations.observe(after.select(ended)))
+            final = self._out(self.observations.observe(self._rows(ended)))
             infos["final_obs"], infos["_final_obs"] = _final_observations(final, done), done
             infos["final_info"], infos["_final_info"] = {}, done
             self._put_info(infos["final_info"], ended, _rows_of(info, ended))
@@ -234,10 +234,14 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         self._episode = started if whole else self.episode.put(rows, started)
         self._indices[rows] = indices
 
+    def _rows(self, rows: np.ndarray) -> Episode:
+        """The episodes of these rows; all of them without a copy."""
+        return self.episode if len(rows) == self.num_envs else self.episode.select(rows)
+
     # What goes out.
 
     def _info(self, rows: np.ndarray, *, before: Episode | None = None) -> dict[str, Any]:
-        episode = self.episode if len(rows) == self.num_envs else self.episode.select(rows)
+        episode = self._rows(rows)
         prediction = episode.belief.argmax(dim=1)
         info: dict[str, Any] = {
             "scene": self._indices[rows].copy(),
