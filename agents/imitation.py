@@ -101,7 +101,8 @@ def imitate(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            smooth = 0.98 * smooth + 0.02 * float(loss) if step else float(loss)
+            value = float(loss.detach())
+            smooth = 0.98 * smooth + 0.02 * value if step else value
             choice, _ = model.predict(observation, deterministic=bool(rng.random() < 0.5))
             observation, *_ = env.step(choice)
             progress.update(env.num_envs)
