@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
@@ -107,8 +107,8 @@ class SpatialHeads(nn.Module):
         return self.value(torch.cat((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))), dim=1))
 
 
-class CellPolicy(ActorCriticPolicy):
-    """Actor-critic for `action="cell"`: a categorical over a map of places and scales."""
+class CanvasPolicy(ActorCriticPolicy):
+    """Actor-critic on CanvasFeatures; its two kinds differ in how they name a place."""
 
     def __init__(
         self,
@@ -122,10 +122,21 @@ class CellPolicy(ActorCriticPolicy):
             observation_space,
             action_space,
             lr_schedule,
+            net_arch={"pi": [64], "vf": [64]},
             features_extractor_class=CanvasFeatures,
             features_extractor_kwargs={"channels": channels},
             **kwargs,
         )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        channels = data.pop("features_extractor_kwargs")["channels"]
+        del data["features_extractor_class"], data["net_arch"], data["activation_fn"]
+        return {**data, "channels": channels}
+
+
+class CellPolicy(CanvasPolicy):
+    """For `action="cell"`: a categorical over a map of places and scales."""
 
     def _build(self, lr_schedule: Schedule) -> None:
         features, actions = self.features_extractor, self.action_space
@@ -142,30 +153,6 @@ class CellPolicy(ActorCriticPolicy):
             self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
         )
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        channels = data.pop("features_extractor_kwargs")["channels"]
-        del data["features_extractor_class"], data["net_arch"], data["activation_fn"]
-        return {**data, "channels": channels}
 
-
-class GaussianPolicy(MultiInputActorCriticPolicy):
-    """Actor-critic for the Box action, for comparison: a Gaussian over (row, col, zoom)."""
-
-    def __init__(
-        self,
-        observation_space: spaces.Dict,
-        action_space: spaces.Space[Any],
-        lr_schedule: Schedule,
-        channels: int = 48,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            net_arch={"pi": [64], "vf": [64]},
-            features_extractor_class=CanvasFeatures,
-            features_extractor_kwargs={"channels": channels},
-            **kwargs,
-        )
+class GaussianPolicy(CanvasPolicy):
+    """For the Box action, for comparison: a Gaussian over (row, col, zoom)."""

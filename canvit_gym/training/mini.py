@@ -146,7 +146,6 @@ class MiniForTraining(nn.Module):
             batch_size=len(scenes), canvas_grid_size=MINI_GLIMPSE.canvas_grid_size
         )
         losses: list[Tensor] = []
-        figures: dict[str, Tensor] = {}
         for viewpoint in viewpoints:
             output = self.classifier.canvit(
                 glimpse=sample_at_viewpoint(
