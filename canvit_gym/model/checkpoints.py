@@ -4,7 +4,7 @@ A checkpoint is a directory with `config.json` and `model.safetensors`, as canvi
 publishes them; the older 0.1 format is read too (`legacy.py`). Nothing else is ever read, and
 nothing is ever guessed: a tensor that is missing, extra or misshapen is an error that names it.
 
-The heads' classmethods `from_pretrained` and `save_pretrained` are the public way in.
+The models' `from_pretrained` and `save_pretrained` are the public way in.
 """
 
 from __future__ import annotations
@@ -13,32 +13,29 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
-from canvit_gym.model.config import CanViTConfig
+from canvit_gym.checkpoint_ids import (  # noqa: F401 - offered here too
+    FLAGSHIP,
+    IN1K_FINETUNED,
+    IN1K_PROBE,
+)
 from canvit_gym.model.legacy import is_legacy, upgrade_config, upgrade_tensors
-
-if TYPE_CHECKING:
-    from canvit_gym.model.heads import CanViTWithHead
 
 HUB_ROOT = "CANVIT_HUB_ROOT"
 """Environment variable: a folder of checkpoint directories, or an organisation on the hub."""
 
 ORGANIZATION = "canvit"
-FLAGSHIP = "canvit/canvitb16-add-vpe-pretrain-g128px-s512px-in21k-dv3b16-2026-02-02"
-IN1K_FINETUNED = "canvit/canvitb16-add-vpe-finetune-g128px-s512px-in1k-2026-04-06"
-IN1K_PROBE = "canvit/dinov3-vitb16-lvd1689m-in1k-512x512-linear-clf-probe"
-EMBEDDED = ("mini",)
-"""Checkpoints that the package itself brings."""
+EMBEDDED = {"mini": "mini", "mini-seg-probe": "mini_seg_probe"}
+"""Checkpoints that the package itself brings: their directories in `assets`, by name."""
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _HUB_NAME = re.compile(r"(?P<repo>(\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -59,11 +56,15 @@ _KINDS = (
         "a linear probe; give it as the probe of "
         "CanViTForImageClassification.from_pretrained_with_probe",
     ),
-    (("embed_dim", "num_classes"), "a segmentation probe, which holds no CanViT"),
+    (
+        ("embed_dim", "num_classes"),
+        "a segmentation probe, which holds no CanViT; give it as the probe of "
+        "CanViTForSemanticSegmentation.from_pretrained_with_probe",
+    ),
     (("format", "backend"), "an MLX or NNX port; take the PyTorch checkpoint that it was made of"),
 )
 
-ModelT = TypeVar("ModelT", bound="CanViTWithHead")
+ModelT = TypeVar("ModelT", bound="Checkpointed")
 
 
 class CheckpointNotFound(FileNotFoundError):
@@ -80,13 +81,17 @@ class InvalidCheckpoint(ValueError):
 def resolve_checkpoint(name: str | Path) -> Path:
     """The local directory of a checkpoint, downloaded where need be.
 
-    `name` is, in this order: an embedded name ("mini"); a local directory; a directory under
-    CANVIT_HUB_ROOT; an id on the Hugging Face hub, perhaps with `@revision`. Without an
-    organisation `canvit/` is meant. Raises CheckpointNotFound with what can be done about it.
+    `name` is, in this order: an embedded name ("mini", "mini-seg-probe"); a local directory; a
+    directory under CANVIT_HUB_ROOT; an id on the Hugging Face hub, perhaps with `@revision`.
+    Without an organisation `canvit/` is meant. Raises CheckpointNotFound with what can be done
+    about it.
     """
     # Before any directory, so that "mini" is the same model wherever it is asked for.
-    if name in EMBEDDED:
-        return Path(str(resources.files("canvit_gym") / "assets" / str(name)))
+    if isinstance(name, str) and name in EMBEDDED:
+        embedded = Path(str(resources.files("canvit_gym") / "assets" / EMBEDDED[name]))
+        if not embedded.is_dir():
+            raise _not_found(name, "this installation of canvit-gym does not bring it")
+        return embedded
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -147,26 +152,64 @@ def _not_found(name: str | Path, reason: str) -> CheckpointNotFound:
 # -- reading and writing --------------------------------------------------------------------------
 
 
-def load_model(
-    model_class: type[ModelT], name: str | Path, *, device: torch.device | str = "cpu"
-) -> ModelT:
-    """A model with the weights of a checkpoint, in eval mode, float32, on `device`.
+class Checkpointed(nn.Module):
+    """A module that a checkpoint holds.
 
-    Raises CheckpointNotFound, or InvalidCheckpoint where the files hold another model, are damaged
-    or disagree with the architecture that their config describes.
+    config_fields: the names of what `config.json` says of it, which are its constructor arguments;
+    whatever else is there are records, ignored.
+    """
+
+    config_fields: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, device: torch.device | str = "cpu") -> Self:
+        """The model of a checkpoint, in eval mode: an official id, a directory, or embedded.
+
+        Raises CheckpointNotFound or InvalidCheckpoint; `checkpoints.resolve_checkpoint` says where
+        names are looked up.
+        """
+        return load_model((cls,), name, device=device)
+
+    def save_pretrained(
+        self, directory: str | Path, *, extra_config: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write a checkpoint that `from_pretrained` reads; `extra_config` adds JSON records."""
+        save_model(self, directory, extra_config=extra_config)
+
+    @classmethod
+    def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Constructor arguments from a config that has the fields; ValueError if they are bad."""
+        return {field: config[field] for field in cls.config_fields}
+
+    def config_values(self) -> dict[str, Any]:
+        """What `config.json` says of this model, field by field."""
+        return {field: getattr(self, field) for field in self.config_fields}
+
+
+def load_model(
+    model_classes: Sequence[type[ModelT]],
+    name: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+) -> ModelT:
+    """The model of a checkpoint, in eval mode, float32, on `device`.
+
+    It is of the first class whose fields the config has. Raises CheckpointNotFound, or
+    InvalidCheckpoint where the files hold another model, are damaged or disagree with the
+    architecture that their config describes.
     """
     directory = resolve_checkpoint(name)
     config = _read_config(directory)
     legacy = is_legacy(config)
     try:
         config = upgrade_config(config) if legacy else config
-        arguments = _arguments(config, model_class)
+        model_class = _recognise(config, model_classes)
+        # On the meta device nothing is allocated or drawn at random only to be overwritten.
+        with torch.device("meta"):
+            model = model_class(**model_class.arguments_from(config))
     except ValueError as error:
         raise InvalidCheckpoint(f"{directory / _CONFIG}: {error}") from error
 
-    # On the meta device nothing is allocated or drawn at random only to be overwritten.
-    with torch.device("meta"):
-        model = model_class(**arguments)
     tensors = _read_tensors(directory)
     if legacy:
         tensors = upgrade_tensors(tensors, grid=config.get("teacher_patch_grid"))
@@ -211,15 +254,14 @@ def load_probe(name: str | Path) -> tuple[Tensor, Tensor]:
 
 
 def save_model(
-    model: CanViTWithHead, directory: str | Path, *, extra_config: Mapping[str, Any] | None = None
+    model: Checkpointed, directory: str | Path, *, extra_config: Mapping[str, Any] | None = None
 ) -> None:
     """Write `config.json` and `model.safetensors` in the 0.2 format.
 
     `extra_config` adds JSON values beside the model's own fields, such as a "training" record.
     Raises ValueError where it would replace one of those.
     """
-    config = {"canvit_config": asdict(model.canvit.config)}
-    config |= {field: getattr(model, field) for field in model.config_fields}
+    config = model.config_values()
     if taken := sorted(config.keys() & (extra_config or {}).keys()):
         raise ValueError(
             f"extra_config has {', '.join(taken)}, which the model itself says; rename them."
@@ -269,22 +311,22 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _arguments(config: Mapping[str, Any], model_class: type[CanViTWithHead]) -> dict[str, Any]:
-    """What `model_class` is built of, from a 0.2 config; ValueError if that is of another kind."""
-    fields = ("canvit_config", *model_class.config_fields)
-    if all(field in config for field in fields):
-        arguments = {field: config[field] for field in model_class.config_fields}
-        if any(type(value) is not int or value < 1 for value in arguments.values()):
-            raise ValueError(f"{arguments} must be positive integers; download it again.")
-        return {"canvit_config": CanViTConfig.from_dict(config["canvit_config"]), **arguments}
+def _recognise(config: Mapping[str, Any], model_classes: Sequence[type[ModelT]]) -> type[ModelT]:
+    """The first class whose fields a 0.2 config has; ValueError if it is of another kind."""
+    for model_class in model_classes:
+        if all(field in config for field in model_class.config_fields):
+            return model_class
 
     found = f"a config with {', '.join(sorted(config)) or 'no fields'}, unknown here"
     if "model_type" in config:
         found = f"a model of type {config['model_type']!r}, no CanViT"
     for signs, what in _KINDS:
         if all(sign in config for sign in signs):
-            found = what
-    raise ValueError(f"this is {found}; a {model_class.__name__} has {', '.join(fields)}.")
+            own = [c for c in model_classes if set(signs) <= set(c.config_fields)]
+            missing = [field for c in own for field in c.config_fields if field not in config]
+            found = f"a config without {', '.join(missing)}" if own else what
+    wanted = (f"a {c.__name__} has {', '.join(c.config_fields)}" for c in model_classes)
+    raise ValueError(f"this is {found}; {'; '.join(wanted)}.")
 
 
 def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from canvit_gym.geometry import Viewpoint
 from canvit_gym.model.canvit import CanViT, CanViTOutput, RecurrentState
-from canvit_gym.model.checkpoints import load_model, load_probe, save_model
+from canvit_gym.model.checkpoints import Checkpointed, load_probe
 from canvit_gym.model.config import CanViTConfig
 
 _STANDARDIZER_EPS = 1e-6
@@ -73,30 +74,24 @@ class Standardizer(nn.Module):
             )
 
 
-class CanViTWithHead(nn.Module):
+class CanViTWithHead(Checkpointed):
     """What the task models share: a core, and checkpoints.
 
-    config_fields: what `config.json` says beside `canvit_config`; constructor arguments and
-    attributes of the same name, all positive integers.
+    config_fields: `canvit_config`, then attributes of the same name, all positive integers.
     """
 
-    config_fields: ClassVar[tuple[str, ...]]
     canvit: CanViT
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *, device: torch.device | str = "cpu") -> Self:
-        """The model of a checkpoint, in eval mode: an official id, a directory, or "mini".
+    def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        sizes = {field: config[field] for field in cls.config_fields[1:]}
+        if any(type(value) is not int or value < 1 for value in sizes.values()):
+            raise ValueError(f"{sizes} must be positive integers; download it again.")
+        return {"canvit_config": CanViTConfig.from_dict(config["canvit_config"]), **sizes}
 
-        Raises CheckpointNotFound or InvalidCheckpoint; `checkpoints.resolve_checkpoint` says where
-        names are looked up.
-        """
-        return load_model(cls, name, device=device)
-
-    def save_pretrained(
-        self, directory: str | Path, *, extra_config: Mapping[str, Any] | None = None
-    ) -> None:
-        """Write a checkpoint that `from_pretrained` reads; `extra_config` adds JSON records."""
-        save_model(self, directory, extra_config=extra_config)
+    def config_values(self) -> dict[str, Any]:
+        sizes = {field: getattr(self, field) for field in self.config_fields[1:]}
+        return {"canvit_config": asdict(self.canvit.config), **sizes}
 
     def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
         return self.canvit.init_state(batch_size=batch_size, canvas_grid_size=canvas_grid_size)
@@ -105,7 +100,7 @@ class CanViTWithHead(nn.Module):
 class CanViTForPretraining(CanViTWithHead):
     """CanViT with readouts of its teacher's patch and CLS features (standardized)."""
 
-    config_fields = ("teacher_dim", "teacher_patch_grid")
+    config_fields = ("canvit_config", "teacher_dim", "teacher_patch_grid")
 
     def __init__(
         self, *, canvit_config: CanViTConfig, teacher_dim: int, teacher_patch_grid: int
@@ -139,7 +134,7 @@ class CanViTForPretraining(CanViTWithHead):
 class CanViTForImageClassification(CanViTWithHead):
     """CanViT with class logits read from the recurrent CLS."""
 
-    config_fields = ("n_classes",)
+    config_fields = ("canvit_config", "n_classes")
 
     def __init__(self, *, canvit_config: CanViTConfig, n_classes: int) -> None:
         super().__init__()

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneIdentity:
-    """name: as it was asked for, with "+ probe" where one was fused. sha256: of its weights."""
+    """name: as it was asked for, with "+ probe" where one reads it. sha256: of its weights."""
 
     name: str
     sha256: str
 
 
 def identify(name: str, *, probe: str | None = None) -> BackboneIdentity:
-    """The identity of a checkpoint, or of one with a fused probe."""
+    """The identity of a checkpoint, or of one with a probe: fused for classes, or of the canvas."""
     from canvit_gym.model.checkpoints import checkpoint_sha256
 
     if probe is None:

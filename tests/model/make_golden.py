@@ -49,6 +49,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     }.items()
 }
 PRETRAINING = {"teacher_dim": 20, "teacher_patch_grid": 4}
+PROBE: dict[str, Any] = {"embed_dim": 48, "num_classes": 7, "dropout": 0.1, "use_ln": True}
+TARGET_SIZE = (9, 14)  # (height, width) of upsampled logits
 CANVAS_GRID, GLIMPSE_GRID, PATCH_PX, BATCH = 4, 3, 8, 2
 
 # Three glimpses of two scenes, (row, col, scale) each: nothing symmetric, one leaves the scene.
@@ -79,13 +81,27 @@ def fill(model: nn.Module) -> None:
                 tensor.fill_(True)
                 continue
             u = uniform(name, tuple(tensor.shape))
-            if last in ("gamma", "var") or (last == "weight" and tensor.ndim == 1):
+            if last in ("gamma", "var", "running_var") or (last == "weight" and tensor.ndim == 1):
                 u = 0.7 + 0.5 * u
             elif last == "weight":
                 u = u * (3 / tensor[0].numel()) ** 0.5
             elif last == "bias":
                 u = 0.3 * u
             tensor.copy_(u)
+
+
+def looks(
+    *,
+    viewpoint_class: Callable[..., Any],
+    glimpse_grid: int = GLIMPSE_GRID,
+    patch_px: int = PATCH_PX,
+) -> Iterator[tuple[Tensor, Any]]:
+    """The three glimpses and their viewpoints."""
+    for t, viewpoints in enumerate(VIEWPOINTS):
+        side = glimpse_grid * patch_px
+        glimpse = 1.7 * uniform(f"glimpse {t}", (BATCH, 3, side, side))
+        numbers = torch.tensor(viewpoints)
+        yield glimpse, viewpoint_class(centers=numbers[:, :2], scales=numbers[:, 2])
 
 
 def episode(
@@ -98,11 +114,9 @@ def episode(
 ) -> Iterator[tuple[Any, Tensor]]:
     """The model's output after each of the three glimpses, and the glimpse that led to it."""
     state = model.init_state(batch_size=BATCH, canvas_grid_size=canvas_grid)
-    for t, viewpoints in enumerate(VIEWPOINTS):
-        side = glimpse_grid * patch_px
-        glimpse = 1.7 * uniform(f"glimpse {t}", (BATCH, 3, side, side))
-        numbers = torch.tensor(viewpoints)
-        viewpoint = viewpoint_class(centers=numbers[:, :2], scales=numbers[:, 2])
+    for glimpse, viewpoint in looks(
+        viewpoint_class=viewpoint_class, glimpse_grid=glimpse_grid, patch_px=patch_px
+    ):
         output = model.canvit(glimpse=glimpse, state=state, viewpoint=viewpoint)
         yield output, glimpse
         state = output.state
@@ -134,7 +148,14 @@ def small_backbone_in_reference() -> Iterator[None]:
 
 @torch.no_grad()
 def main() -> None:
-    from canvit_pytorch import CanViTConfig, CanViTForPretraining, Viewpoint
+    from canvit_pytorch import (
+        CanViT,
+        CanViTConfig,
+        CanViTForPretraining,
+        CanViTForSemanticSegmentation,
+        SegmentationProbe,
+        Viewpoint,
+    )
 
     golden: dict[str, Tensor] = {}
     with small_backbone_in_reference():
@@ -147,6 +168,18 @@ def main() -> None:
                 "teacher_cls": model.predict_teacher_cls(output.state.recurrent_cls),
             }
             golden |= {f"{variant}.{name}": x.contiguous() for name, x in tensors.items()}
+
+        segmenter = CanViTForSemanticSegmentation(
+            canvit=CanViT(CanViTConfig(**VARIANTS["asymmetric"])), probe=SegmentationProbe(**PROBE)
+        ).eval()
+        fill(segmenter)
+        state = segmenter.init_state(batch_size=BATCH, canvas_grid_size=CANVAS_GRID)
+        for glimpse, viewpoint in looks(viewpoint_class=Viewpoint):
+            upsampled, state = segmenter.predict(
+                glimpse=glimpse, state=state, viewpoint=viewpoint, target_size=TARGET_SIZE
+            )
+        golden["segmentation.logits"] = segmenter.logits(state.canvas).contiguous()
+        golden["segmentation.upsampled"] = upsampled.contiguous()
     GOLDEN.parent.mkdir(exist_ok=True)
     GOLDEN.write_bytes(save(golden))
 
