@@ -1,8 +1,10 @@
 """From a picture file to what CanViT sees: RGB, square, normalized like ImageNet.
 
 Short side to `size`, centre crop, ImageNet mean and standard deviation: on an RGB picture the
-same numbers as torchvision's Resize, CenterCrop, ToTensor and Normalize give. Everything that
-Pillow opens and that has a plain meaning as colours becomes RGB first (`to_rgb`).
+same numbers as torchvision's Resize, CenterCrop, ToTensor and Normalize give. `fit="squish"` takes
+the whole picture instead, without its aspect, and `preprocess_mask` does to a mask what was done to
+its picture. Everything that Pillow opens and that has a plain meaning as colours becomes RGB first
+(`to_rgb`).
 """
 
 from __future__ import annotations
@@ -10,13 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from canvit_gym.errors import require_choice
+
 if TYPE_CHECKING:  # pictures can be listed and shown without the seconds that importing torch takes
     from torch import Tensor
+
+Fit = Literal["crop", "squish"]
+"""How a picture becomes square: its centre with the aspect kept, or all of it with it lost."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -58,17 +65,18 @@ def read_picture(path: Path, size_px: int) -> np.ndarray:
         return preprocess_picture(image, size_px)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any supported picture as upright 8-bit RGB.
+def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
+    """Any supported picture as 8-bit RGB.
 
-    The EXIF orientation is applied, so that a photograph stands as its viewer shows it. The
-    reference pipelines of ImageNet ignore it, which differs only where a file carries the tag.
+    `upright` applies the EXIF orientation, so that a photograph stands as its viewer shows it. The
+    reference pipelines ignore it, which differs only where a file carries the tag.
     Transparency is laid on white; 16-bit grey is divided by 257; CMYK is converted without its
     colour profile, as Pillow does; of several frames the first counts.
     """
     _require_supported(image)
     image.load()
-    image = _upright(image)
+    if upright:
+        image = _upright(image)
     if image.mode in _SIXTEEN_BIT:  # Pillow's own conversion clips at 255 instead of scaling
         levels = np.rint(np.clip(np.asarray(image), 0, 65535) / 257).astype(np.uint8)
         return Image.fromarray(levels).convert("RGB")
@@ -78,17 +86,48 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def preprocess_picture(image: Image.Image, size_px: int) -> np.ndarray:
-    """The square centre of a picture as uint8 [size_px, size_px, 3]; small pictures are enlarged.
+def preprocess_picture(
+    image: Image.Image, size_px: int, *, fit: Fit = "crop", upright: bool = True
+) -> np.ndarray:
+    """A picture as uint8 RGB [size_px, size_px, 3], antialiased; small pictures are enlarged.
 
-    Rounding is torchvision's, because a crop that is off by one pixel is another picture.
+    `upright` is that of `to_rgb`.
     """
-    image = to_rgb(image)
+    image = to_rgb(image, upright=upright)
+    return np.array(_to_square(image, size_px, fit, Image.Resampling.BILINEAR))
+
+
+def preprocess_mask(image: Image.Image, size_px: int, *, fit: Fit = "crop") -> np.ndarray:
+    """A mask as uint8 [size_px, size_px], with the geometry of `preprocess_picture`.
+
+    Every value is that of the nearest pixel: none is mixed. The EXIF orientation is not applied.
+    Raises ValueError as `require_mask` does.
+    """
+    require_mask(image)
+    return np.array(_to_square(image, size_px, fit, Image.Resampling.NEAREST))
+
+
+def require_mask(image: Image.Image) -> None:
+    """Raise ValueError unless the picture holds 8-bit numbers; needs its header only."""
+    if image.mode != "L":
+        raise ValueError(
+            f"its Pillow mode is {image.mode}, but a mask holds class numbers, not colours; save"
+            " them as 8-bit greyscale (mode L)"
+        )
+
+
+def _to_square(
+    image: Image.Image, size_px: int, fit: Fit, resample: Image.Resampling
+) -> Image.Image:
+    """Rounding is torchvision's, because a crop that is off by one pixel is another picture."""
+    require_choice("fit", fit, get_args(Fit))
+    if fit == "squish":
+        return image.resize((size_px, size_px), resample)
     short = min(image.size)
     width, height = (int(size_px * side / short) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.resize((width, height), resample)
     left, top = round((width - size_px) / 2), round((height - size_px) / 2)
-    return np.array(image.crop((left, top, left + size_px, top + size_px)))
+    return image.crop((left, top, left + size_px, top + size_px))
 
 
 def normalize(pictures: Tensor) -> Tensor:
@@ -156,4 +195,6 @@ def _reason(error: Exception) -> str:
         return "Pillow finds no picture in it; replace or remove it"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return _too_large("its pixels")
-    return (str(error) or type(error).__name__).rstrip(".")
+    reason = (str(error) or type(error).__name__).rstrip(".")
+    # Our own refusals say what to do; Pillow's decoders do not.
+    return reason if isinstance(error, ValueError) else f"{reason}; check or replace the file"

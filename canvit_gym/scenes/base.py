@@ -41,7 +41,8 @@ class Scene:
 
     name: unique over all scene sources and splits, such as "emoji/test/17".
     picture: uint8 [H, W, 3], RGB, 0 .. 255, with H == W == the source's `size_px`.
-    label: class of the scene, an index into `Scenes.class_names`.
+    label: class of the scene, an index into `Scenes.class_names`; -1 where the scene as a whole has
+        no class.
     mask: uint8 [H, W], class of each pixel, an index into `Scenes.mask_class_names`, or `IGNORE`;
         None where there is no mask.
     target: where the labelled thing is, in pixels of `picture`; None where unknown.
@@ -60,11 +61,11 @@ class Scenes(Protocol):
     """A finite, indexable, deterministic set of scenes.
 
     size_px: side of every picture and mask, in pixels.
-    class_names: what `Scene.label` indexes.
+    class_names: what `Scene.label` indexes; () where scenes have no class.
     mask_class_names: what mask values index; () where scenes have no masks.
 
     `scenes[index]` takes 0 .. len - 1, returns equal scenes for equal indices whatever was asked
-    before, and raises IndexError beyond that range.
+    before, and raises IndexError beyond that range. Threads may ask at the same time.
     """
 
     size_px: int
