@@ -1,10 +1,14 @@
 """One picture of an episode: the scene with its glimpses, the last glimpse, the canvas, the belief.
 
+The belief is bars where it is about the whole scene. Where it is about every canvas cell it is a
+second row: the decoded mask, the true one and a legend of both, with the entropy above.
+
 Coordinates are (row, col) as everywhere; only the calls to Pillow, which wants (x, y), turn them.
 """
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
@@ -13,44 +17,48 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from canvit_gym.envs.palette import IGNORED, class_colours, heat
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.geometry import Viewpoint, pixel_boxes
 from canvit_gym.preprocess import denormalize
+from canvit_gym.scenes.base import IGNORE
 
 PANEL_PX = 256
 _MARGIN, _GAP, _CAPTION = 16, 16, 24
-_PANELS = 4
-_WIDTH = 2 * _MARGIN + _PANELS * PANEL_PX + (_PANELS - 1) * _GAP
-_HEIGHT = 2 * _MARGIN + _CAPTION + PANEL_PX
+_COLUMNS = 4
+_WIDTH = 2 * _MARGIN + _COLUMNS * PANEL_PX + (_COLUMNS - 1) * _GAP
+_SHARES_PX = (PANEL_PX - _GAP) // 2
 
 _ROWS = 6
 """Classes shown: the most probable ones, the last of them replaced by the label where it is not
-among them."""
+among them; or those that fill most of the two masks."""
 _ROW_PX, _BAR_PX = 36, 8
 
 _PAPER, _EMPTY, _INK, _FAINT = (255, 255, 255), (238, 240, 243), (31, 35, 40), (110, 118, 129)
 _GLIMPSE, _EARLIER, _LABEL, _OTHER = (255, 196, 0), (255, 228, 150), (26, 148, 84), (138, 155, 178)
 
+Colour = tuple[int, int, int]
+
+Panel = tuple[str, Image.Image]
+"""A caption and what stands below it, PANEL_PX high."""
+
 
 def render_episode(episode_of_one: Episode, *, rollout: Rollout) -> np.ndarray:
-    """uint8 [H, W, 3], of the same even size whatever the scene, the model and the moment."""
-    page = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
-    count = int(episode_of_one.glimpses[0])
-    viewpoints = _viewpoints(episode_of_one)
-    seen = "glimpse"
-    if count:
-        seen = f"glimpse {count - 1}, scale {float(viewpoints.scales[-1]):.2f}"
-    panels = (
-        ("scene", _scene(episode_of_one, viewpoints)),
-        (seen, _glimpse(episode_of_one, viewpoints, rollout)),
-        ("canvas (PCA)", _canvas(episode_of_one, viewpoints, rollout)),
-        ("belief", _belief(episode_of_one, rollout)),
-    )
+    """uint8 [H, W, 3], of the same even size whatever the scene, the model and the moment: 312 x
+    1104, or 608 x 1104 where the task decodes the canvas."""
+    if rollout.task.decodes_canvas:
+        rows = _segmentation_rows(episode_of_one, rollout)
+    else:
+        rows = [[*_looking(episode_of_one, rollout), ("belief", _belief(episode_of_one, rollout))]]
+    step = _CAPTION + PANEL_PX + _GAP
+    page = Image.new("RGB", (_WIDTH, 2 * _MARGIN + len(rows) * step - _GAP), _PAPER)
     draw = ImageDraw.Draw(page)
-    for i, (caption, panel) in enumerate(panels):
-        left = _MARGIN + i * (PANEL_PX + _GAP)
-        draw.text((left, _MARGIN - 2), caption, fill=_FAINT, font=_font(15))
-        page.paste(panel, (left, _MARGIN + _CAPTION))
+    for i, panels in enumerate(rows):
+        top, left = _MARGIN + i * step, _MARGIN
+        for caption, panel in panels:
+            draw.text((left, top - 2), caption, fill=_FAINT, font=_font(15))
+            page.paste(panel, (left, top + _CAPTION))
+            left += panel.width + _GAP
     return np.array(page)
 
 
@@ -68,6 +76,19 @@ def pca_rgb(tokens: Tensor) -> np.ndarray:
     # Before the first glimpse all cells are equal, and rounding errors are nothing to show.
     scaled = torch.where(spread > 1e-6, (values - low) / spread.clamp(min=1e-6), 0.5)
     return (scaled * 255).round().byte().cpu().numpy()
+
+
+def _looking(episode: Episode, rollout: Rollout) -> list[Panel]:
+    """What was looked at, what was seen there, and what is remembered."""
+    viewpoints = _viewpoints(episode)
+    seen = "glimpse"
+    if count := viewpoints.batch_size:
+        seen = f"glimpse {count - 1}, scale {float(viewpoints.scales[-1]):.2f}"
+    return [
+        ("scene", _scene(episode, viewpoints)),
+        (seen, _glimpse(episode, viewpoints, rollout)),
+        ("canvas (PCA)", _canvas(episode, viewpoints, rollout)),
+    ]
 
 
 def _viewpoints(episode: Episode) -> Viewpoint:
@@ -159,17 +180,112 @@ def _belief(episode: Episode, rollout: Rollout) -> Image.Image:
         draw.text((0, top), _shorten(text, room), ink, _font(14))
         draw.text((PANEL_PX, top), figure, ink, _font(14), anchor="ra")
         _bar(draw, top=top + 19, share=probability, colour=colour)
+    _budget(draw, episode, rollout)
+    return panel
+
+
+def _budget(draw: ImageDraw.ImageDraw, episode: Episode, rollout: Rollout) -> None:
+    """How far the episode is, along the lower edge of a panel."""
     looks, budget = int(episode.looks[0]), rollout.budget
     draw.text((0, PANEL_PX - 30), f"{looks} of {budget} glimpses chosen", _FAINT, _font(14))
     _bar(draw, top=PANEL_PX - _BAR_PX, share=looks / budget, colour=_GLIMPSE)
+
+
+def _segmentation_rows(episode: Episode, rollout: Rollout) -> list[list[Panel]]:
+    """The canvas that was decoded beside the truth; masks are shown as they are compared."""
+    names = rollout.task.class_names
+    decoded, true = _decode(episode), episode.targets[0].cpu().numpy()
+    accuracy, iou = (float(episode.potentials[name]) for name in ("pixel_accuracy", "mean_iou"))
+    entropy = rollout.task.entropy_map(episode.belief)[0].cpu().numpy()
+    most = math.log(max(len(names), 2))
+    shares = np.stack([_areas(decoded), _areas(true)])
+    total = shares.sum(axis=0)
+    largest = [i for i in np.argsort(-total, kind="stable")[:_ROWS].tolist() if total[i]]
+    return [
+        [
+            *_looking(episode, rollout),
+            (f"entropy: mean {entropy.mean():.2f} of {most:.2f} nats", _heat_map(entropy / most)),
+        ],
+        [
+            (f"decoded: {accuracy:.0%} right, mIoU {iou:.2f}", _mask(decoded, len(names))),
+            ("true mask", _mask(true, len(names))),
+            ("largest classes", _legend(largest, episode, rollout)),
+            ("decoded", _shares(shares[0], largest, len(names))),
+            ("true", _shares(shares[1], largest, len(names))),
+        ],
+    ]
+
+
+def _decode(episode: Episode) -> np.ndarray:
+    """The most probable classes as they are judged: uint8, [G, G] where masks are compared on the
+    canvas grid, else [PANEL_PX, PANEL_PX] from logits enlarged bilinearly."""
+    logits = episode.belief
+    if logits.shape[-1] != episode.targets.shape[-1]:
+        logits = F.interpolate(logits, size=(PANEL_PX, PANEL_PX), mode="bilinear")
+    return logits[0].argmax(dim=0).byte().cpu().numpy()
+
+
+def _areas(classes: np.ndarray) -> np.ndarray:
+    """Share of the picture that has each value: float64 [256]."""
+    return np.bincount(classes.ravel(), minlength=256) / classes.size
+
+
+def _heat_map(levels: np.ndarray) -> Image.Image:
+    """Levels 0 .. 1 of the canvas cells, float [G, G], from dark to bright."""
+    return _enlarge(heat(levels))
+
+
+def _mask(classes: np.ndarray, num_classes: int) -> Image.Image:
+    """Class ids or IGNORE, uint8 [S, S], in their colours."""
+    return _enlarge(_mask_colours(num_classes)[classes])
+
+
+def _mask_colours(num_classes: int) -> np.ndarray:
+    """The colour of every value a mask may have: uint8 [256, 3]."""
+    colours = np.full((256, 3), IGNORED, dtype=np.uint8)
+    colours[:num_classes] = class_colours(num_classes)
+    return colours
+
+
+def _legend(class_ids: list[int], episode: Episode, rollout: Rollout) -> Image.Image:
+    """Names beside their colours, and the budget below."""
+    names = rollout.task.class_names
+    panel = Image.new("RGB", (PANEL_PX, PANEL_PX), _PAPER)
+    draw, colours, side = ImageDraw.Draw(panel), _mask_colours(len(names)), _ROW_PX - 9
+    for i, class_id in enumerate(class_ids):
+        top = i * _ROW_PX
+        colour = tuple(colours[class_id].tolist())
+        draw.rectangle((0, top, side - 1, top + side - 1), fill=colour)
+        name = "no class" if class_id == IGNORE else names[class_id]
+        text = _shorten(name, PANEL_PX - side - 8)
+        draw.text((side + 8, top + side / 2), text, _INK, _font(14), anchor="lm")
+    _budget(draw, episode, rollout)
+    return panel
+
+
+def _shares(shares: np.ndarray, class_ids: list[int], num_classes: int) -> Image.Image:
+    """How much of a mask the legend's classes fill, float64 [256], in the legend's rows."""
+    panel = Image.new("RGB", (_SHARES_PX, PANEL_PX), _PAPER)
+    draw, colours = ImageDraw.Draw(panel), _mask_colours(num_classes)
+    for i, class_id in enumerate(class_ids):
+        top, share = i * _ROW_PX, float(shares[class_id])
+        figure = f"{share:.1%}" if 0 < share < 0.01 else f"{share:.0%}"
+        draw.text((0, top), figure, _INK, _font(14))
+        colour = tuple(colours[class_id].tolist())
+        _bar(draw, top=top + 19, width=_SHARES_PX, share=share, colour=colour)
     return panel
 
 
 def _bar(
-    draw: ImageDraw.ImageDraw, *, top: float, share: float, colour: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw,
+    *,
+    top: int,
+    width: int = PANEL_PX,
+    share: float,
+    colour: Colour,
 ) -> None:
-    draw.rectangle((0, top, PANEL_PX - 1, top + _BAR_PX - 1), fill=_EMPTY)
-    if (length := round(share * PANEL_PX)) > 0:
+    draw.rectangle((0, top, width - 1, top + _BAR_PX - 1), fill=_EMPTY)
+    if (length := round(share * width)) > 0:
         draw.rectangle((0, top, length - 1, top + _BAR_PX - 1), fill=colour)
 
 
