@@ -2,20 +2,33 @@
 
 from gymnasium.envs.registration import register, registry
 
+from canvit_gym.checkpoint_ids import FLAGSHIP, IN1K_FINETUNED
+
 _IDS: dict[str, dict[str, object]] = {
     # Find and name the animal among clutter. Embedded: no download.
     "CanViT-Emoji-v0": {
         "entry_point": "canvit_gym.envs.make:emoji_env",
         "vector_entry_point": "canvit_gym.envs.make:emoji_vector_env",
     },
+    # Label every cell of the same scenes: animals, objects, grounds, fragments. Embedded.
+    "CanViT-EmojiSeg-v0": {
+        "entry_point": "canvit_gym.envs.make:emoji_seg_env",
+        "vector_entry_point": "canvit_gym.envs.make:emoji_seg_vector_env",
+    },
     # Name an ImageNet-1k picture with the published fine-tuned CanViT-B.
     "CanViT-IN1k-v0": {
         "entry_point": "canvit_gym.envs.make:imagenet_env",
         "vector_entry_point": "canvit_gym.envs.make:imagenet_vector_env",
         "kwargs": {
-            "backbone": "canvit/canvitb16-add-vpe-finetune-g128px-s512px-in1k-2026-04-06",
+            "backbone": IN1K_FINETUNED,
             "cell_scales": [0.125, 0.25, 0.5],  # a list, as JSON has it
         },
+    },
+    # Label every pixel of an ADE20K picture with the published CanViT-B and its canvas probe.
+    "CanViT-ADE20K-v0": {
+        "entry_point": "canvit_gym.envs.make:ade20k_env",
+        "vector_entry_point": "canvit_gym.envs.make:ade20k_vector_env",
+        "kwargs": {"backbone": FLAGSHIP, "cell_scales": [0.125, 0.25, 0.5]},
     },
 }
 

@@ -45,10 +45,10 @@ def make_sb3_env(
 class CanViTVecEnv(VecEnv):
     """A SAME_STEP vector environment as Stable-Baselines3 wants it.
 
-    The infos of rows that ended an episode hold `terminal_observation`, `is_success` (the label was
-    named), `episode` (return r, length l, seconds t) and the scene's `final_info`; those of other
-    rows are kept bare, because SB3 wants one dict a row. `infos` has everything of the last step
-    as arrays. Rows are rows of one environment, so attributes are shared.
+    The infos of rows that ended an episode hold `terminal_observation`, `episode` (return r, length
+    l, seconds t), the scene's `final_info` and, where the task is to name it, `is_success`; those
+    of other rows are kept bare, because SB3 wants one dict a row. `infos` has everything of the
+    last step as arrays. Rows are rows of one environment, so attributes are shared.
     """
 
     def __init__(self, envs: CanViTVectorEnv) -> None:
@@ -96,7 +96,6 @@ class CanViTVecEnv(VecEnv):
             final = self.infos["final_info"]
             rows[i].update(
                 terminal_observation=self.infos["final_obs"][i],
-                is_success=bool(final["correct"][i]),
                 episode={
                     "r": float(self._returns[i]),
                     "l": int(self._lengths[i]),
@@ -104,6 +103,8 @@ class CanViTVecEnv(VecEnv):
                 },
                 final_info=_row(final, i),
             )
+            if "correct" in final:
+                rows[i]["is_success"] = bool(final["correct"][i])
         self._returns[done], self._lengths[done] = 0, 0
         return observation, reward.astype(np.float32), done, rows
 

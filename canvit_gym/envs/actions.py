@@ -80,6 +80,11 @@ class ListedActions:
     viewpoints: Viewpoint
 
     @property
+    def scales(self) -> list[float]:
+        """The different scales, in the order in which they come."""
+        return list(dict.fromkeys(round(s, 4) for s in self.viewpoints.scales.tolist()))
+
+    @property
     def space(self) -> spaces.Discrete:
         return spaces.Discrete(self.viewpoints.batch_size)
 

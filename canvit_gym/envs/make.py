@@ -4,47 +4,86 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from canvit_gym.checkpoint_ids import ade20k_probe
 from canvit_gym.envs.rollout import InitialGlimpse, Precision, Rollout
 from canvit_gym.envs.single_env import CanViTEnv
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import MINI_GLIMPSE, OFFICIAL_GLIMPSE, GlimpseSpec
 from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.model.identity import BackboneIdentity, identify
+from canvit_gym.model.segmentation import CanViTForSemanticSegmentation
+from canvit_gym.scenes.ade20k import ADE20KScenes, Fit
+from canvit_gym.scenes.ade20k import Split as ADE20KSplit
 from canvit_gym.scenes.base import Scenes
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.scenes.emoji import Split as EmojiSplit
 from canvit_gym.scenes.folder import FolderScenes
 from canvit_gym.scenes.folder import Split as FolderSplit
+from canvit_gym.tasks.base import Task
 from canvit_gym.tasks.classification import Classification
+from canvit_gym.tasks.segmentation import Segmentation
 
 IMAGENET_ROOT = "IMAGENET_VAL"
-"""Environment variable that names the ImageNet folder where `scenes` is not given."""
+ADE20K_ROOT = "ADE20K_ROOT"
+"""Environment variables that name the folders where `scenes` is not given."""
+
+OFFICIAL_SCENE_PX = 512
 
 
 def _classification(
     *,
     scenes: Scenes,
-    glimpse: GlimpseSpec,
     backbone: str,
     probe: str | None = None,
     device: str = "cpu",
-    budget: int = 4,
-    initial_glimpse: InitialGlimpse = "full_scene",
-    precision: Precision = "float32",
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """Keyword arguments of the environment classes; `kwargs` pass through to them."""
+    """Keyword arguments of the environment classes; `kwargs` are those of `_assemble`."""
     model = (
         CanViTForImageClassification.from_pretrained(backbone)
         if probe is None
         else CanViTForImageClassification.from_pretrained_with_probe(backbone, probe)
     )
-    identity: BackboneIdentity = identify(backbone, probe=probe)
     task = Classification(model=model.to(device), class_names=scenes.class_names)
+    identity = identify(backbone, probe=probe)
+    return _assemble(task=task, scenes=scenes, identity=identity, **kwargs)
+
+
+def _segmentation(
+    *,
+    scenes: Scenes,
+    backbone: str,
+    probe: str,
+    label_size_px: int,
+    device: str = "cpu",
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """Keyword arguments of the environment classes; `kwargs` are those of `_assemble`."""
+    model = CanViTForSemanticSegmentation.from_pretrained_with_probe(backbone, probe)
+    task = Segmentation(
+        model=model.to(device), class_names=scenes.mask_class_names, label_size_px=label_size_px
+    )
+    identity = identify(backbone, probe=probe)
+    return _assemble(task=task, scenes=scenes, identity=identity, **kwargs)
+
+
+def _assemble(
+    *,
+    task: Task,
+    scenes: Scenes,
+    identity: BackboneIdentity,
+    glimpse: GlimpseSpec,
+    budget: int = 4,
+    initial_glimpse: InitialGlimpse = "full_scene",
+    precision: Precision = "float32",
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """`kwargs` pass through to the environment classes."""
     rollout = Rollout(
         task=task,
         glimpse=glimpse,
@@ -61,13 +100,31 @@ def _emoji(*, split: EmojiSplit = "train", backbone: str = "mini", **kwargs: Any
     )
 
 
+def _emoji_seg(
+    *,
+    split: EmojiSplit = "train",
+    backbone: str = "mini",
+    probe: str = "mini-seg-probe",
+    label_size_px: int = MINI_GLIMPSE.canvas_grid_size,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    return _segmentation(
+        scenes=EmojiScenes(split=split),
+        glimpse=MINI_GLIMPSE,
+        backbone=backbone,
+        probe=probe,
+        label_size_px=label_size_px,
+        **kwargs,
+    )
+
+
 def _imagenet(
     *,
     backbone: str,
     scenes: str | Path | None = None,
     split: FolderSplit = "all",
     canvas_grid_size: int = OFFICIAL_GLIMPSE.canvas_grid_size,
-    scene_size_px: int = 512,
+    scene_size_px: int = OFFICIAL_SCENE_PX,
     **kwargs: Any,
 ) -> dict[str, Any]:
     root = scenes or os.environ.get(IMAGENET_ROOT)
@@ -76,48 +133,92 @@ def _imagenet(
             "CanViT-IN1k-v0 was given no scenes; pass scenes='path/to/imagenet/val' (class folders "
             f"named by wnid) or set ${IMAGENET_ROOT}, or try CanViT-Emoji-v0, which needs none."
         )
-    glimpse = GlimpseSpec(
-        glimpse_size_px=OFFICIAL_GLIMPSE.glimpse_size_px,
-        canvas_grid_size=canvas_grid_size,
-        min_scale=OFFICIAL_GLIMPSE.min_scale,
-    )
     folder = FolderScenes(root, size_px=scene_size_px, split=split)
+    glimpse = replace(OFFICIAL_GLIMPSE, canvas_grid_size=canvas_grid_size)
     return _classification(scenes=folder, glimpse=glimpse, backbone=backbone, **kwargs)
 
 
+def _ade20k(
+    *,
+    backbone: str,
+    probe: str | None = None,
+    scenes: str | Path | None = None,
+    split: ADE20KSplit = "train",
+    fit: Fit = "squish",
+    canvas_grid_size: int = 64,
+    scene_size_px: int = OFFICIAL_SCENE_PX,
+    label_size_px: int | None = None,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    root = scenes or os.environ.get(ADE20K_ROOT)
+    if not root:
+        raise ValueError(
+            "CanViT-ADE20K-v0 was given no scenes; pass scenes='path/to/ADEChallengeData2016' "
+            f"(with images and annotations) or set ${ADE20K_ROOT}, or try CanViT-EmojiSeg-v0, "
+            "which needs none."
+        )
+    return _segmentation(
+        scenes=ADE20KScenes(root, size_px=scene_size_px, split=split, fit=fit),
+        glimpse=replace(OFFICIAL_GLIMPSE, canvas_grid_size=canvas_grid_size),
+        backbone=backbone,
+        probe=ade20k_probe(canvas_grid_size) if probe is None else probe,
+        label_size_px=scene_size_px if label_size_px is None else label_size_px,
+        **kwargs,
+    )
+
+
 def emoji_env(**kwargs: Any) -> CanViTEnv:
-    return _single(_emoji, kwargs)
+    return _single(_emoji, _classification, kwargs)
 
 
 def emoji_vector_env(num_envs: int = 1, **kwargs: Any) -> CanViTVectorEnv:
-    return _vector(_emoji, num_envs, kwargs)
+    return _vector(_emoji, _classification, num_envs, kwargs)
+
+
+def emoji_seg_env(**kwargs: Any) -> CanViTEnv:
+    return _single(_emoji_seg, _segmentation, kwargs)
+
+
+def emoji_seg_vector_env(num_envs: int = 1, **kwargs: Any) -> CanViTVectorEnv:
+    return _vector(_emoji_seg, _segmentation, num_envs, kwargs)
 
 
 def imagenet_env(**kwargs: Any) -> CanViTEnv:
-    return _single(_imagenet, kwargs)
+    return _single(_imagenet, _classification, kwargs)
 
 
 def imagenet_vector_env(num_envs: int = 1, **kwargs: Any) -> CanViTVectorEnv:
-    return _vector(_imagenet, num_envs, kwargs)
+    return _vector(_imagenet, _classification, num_envs, kwargs)
 
 
-def _single(build: Callable[..., dict[str, Any]], kwargs: dict[str, Any]) -> CanViTEnv:
-    _require_known(kwargs, _keywords(build) - {"autoreset_mode"})
+def ade20k_env(**kwargs: Any) -> CanViTEnv:
+    return _single(_ade20k, _segmentation, kwargs)
+
+
+def ade20k_vector_env(num_envs: int = 1, **kwargs: Any) -> CanViTVectorEnv:
+    return _vector(_ade20k, _segmentation, num_envs, kwargs)
+
+
+Build = Callable[..., dict[str, Any]]
+
+
+def _single(build: Build, with_task: Build, kwargs: dict[str, Any]) -> CanViTEnv:
+    _require_known(kwargs, _keywords(build, with_task) - {"autoreset_mode"})
     return CanViTEnv(**build(**kwargs))
 
 
 def _vector(
-    build: Callable[..., dict[str, Any]], num_envs: int, kwargs: dict[str, Any]
+    build: Build, with_task: Build, num_envs: int, kwargs: dict[str, Any]
 ) -> CanViTVectorEnv:
-    _require_known(kwargs, _keywords(build))
+    _require_known(kwargs, _keywords(build, with_task))
     return CanViTVectorEnv(num_envs=num_envs, **build(**kwargs))
 
 
-def _keywords(build: Callable[..., dict[str, Any]]) -> set[str]:
-    """What a user may give: all that `build` does not supply itself."""
-    functions = (_classification, CanViTVectorEnv)
+def _keywords(build: Build, with_task: Build) -> set[str]:
+    """What a user may give: all that these functions do not supply to each other."""
+    functions = (with_task, _assemble, CanViTVectorEnv)
     passed_on = {name for function in functions for name in signature(function).parameters}
-    supplied = {"scenes", "glimpse", "rollout", "num_envs"}
+    supplied = {"scenes", "glimpse", "rollout", "num_envs", "task", "identity"}
     return (passed_on - supplied | set(signature(build).parameters)) - {"kwargs"}
 
 

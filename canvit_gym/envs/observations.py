@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -35,6 +35,8 @@ class Observations:
     cls: float32 [D], LayerNormed recurrent CLS.
     viewpoints: float32 [budget + 1, 4], (row, col, scale, 1) of each glimpse taken, zeros after.
     progress: float32 [1], share of the budget used.
+    entropy: float32 [1, grid, grid], in [0, 1], only of tasks that decode the canvas: entropy of
+        the belief at each cell, over that of a uniform one; averaged where the canvas is.
     """
 
     rollout: Rollout
@@ -79,14 +81,16 @@ class Observations:
         # A LayerNormed token of n numbers has length sqrt(n), so no coordinate can exceed that.
         canvas_reach, cls_reach = math.sqrt(self._canvas_dim), math.sqrt(dim)
         canvas_shape = (self.channels, self.grid_size, self.grid_size)
-        return spaces.Dict(
-            {
-                "canvas": spaces.Box(-canvas_reach, canvas_reach, canvas_shape, np.float32),
-                "cls": spaces.Box(-cls_reach, cls_reach, (dim,), np.float32),
-                "viewpoints": spaces.Box(-1.0, 1.0, (steps, 4), np.float32),
-                "progress": spaces.Box(0.0, 1.0, (1,), np.float32),
-            }
-        )
+        boxes: dict[str, spaces.Space[Any]] = {
+            "canvas": spaces.Box(-canvas_reach, canvas_reach, canvas_shape, np.float32),
+            "cls": spaces.Box(-cls_reach, cls_reach, (dim,), np.float32),
+            "viewpoints": spaces.Box(-1.0, 1.0, (steps, 4), np.float32),
+            "progress": spaces.Box(0.0, 1.0, (1,), np.float32),
+        }
+        if self.rollout.task.decodes_canvas:
+            entropy_shape = (1, self.grid_size, self.grid_size)
+            boxes["entropy"] = spaces.Box(0.0, 1.0, entropy_shape, np.float32)
+        return spaces.Dict(boxes)
 
     @torch.inference_mode()
     def observe(self, episode: Episode) -> dict[str, Tensor]:
@@ -97,14 +101,21 @@ class Observations:
             tokens = tokens @ self._projection
         size = self.rollout.glimpse.canvas_grid_size
         canvas = tokens.transpose(1, 2).reshape(episode.batch_size, -1, size, size)
-        if self._reduced:
-            canvas = F.adaptive_avg_pool2d(canvas, self.grid_size)
         cls = episode.state.recurrent_cls[:, 0].float()
         steps = torch.arange(episode.history.shape[1], device=episode.device)
         taken = (steps < episode.glimpses[:, None]).float()
-        return {
-            "canvas": canvas.contiguous(),
+        observation = {
+            "canvas": self._pool(canvas).contiguous(),
             "cls": F.layer_norm(cls, cls.shape[-1:]),
             "viewpoints": torch.cat((episode.history, taken[..., None]), dim=-1),
             "progress": (episode.looks.float() / self.rollout.budget)[:, None],
         }
+        task = self.rollout.task
+        if task.decodes_canvas:
+            highest = math.log(len(task.class_names))
+            entropy = task.entropy_map(episode.belief)[:, None] / highest
+            observation["entropy"] = self._pool(entropy).clamp(0, 1)
+        return observation
+
+    def _pool(self, maps: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(maps, self.grid_size) if self._reduced else maps

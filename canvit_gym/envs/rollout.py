@@ -18,7 +18,7 @@ from canvit_gym.geometry import GlimpseSpec, Viewpoint, check_inside, sample_at_
 from canvit_gym.model.canvit import RecurrentState
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.base import Scene
-from canvit_gym.tasks.classification import Classification
+from canvit_gym.tasks.base import Task
 
 InitialGlimpse = Literal["full_scene"] | None
 Precision = Literal["float32", "bfloat16"]
@@ -29,13 +29,13 @@ class Episode:
     """Everything that is known of B scenes after some glimpses.
 
     scenes: the B scenes. pictures: what CanViT samples, float32 [B, 3, H, W], ImageNet-normalised.
-    targets: what the task scores against, such as labels int64 [B].
+    targets: what the task judges by, such as labels int64 [B] or masks uint8 [B, S, S].
     state: canvas and recurrent CLS.
     history: float32 [B, budget + 1, 3], (row, col, scale) of each glimpse taken, zeros after them.
     glimpses: int64 [B], how many were taken, the initial one included.
     looks: int64 [B], how many were chosen, so without the initial one; `budget` ends the episode.
     belief: the task's reading of the state, such as class log-probabilities [B, classes].
-    potentials: the task's scores of that belief, float32 [B] by name.
+    potentials, outcome: the task's verdict on that belief (`tasks.base.Verdict`).
     """
 
     scenes: tuple[Scene, ...]
@@ -47,6 +47,7 @@ class Episode:
     looks: Tensor
     belief: Tensor
     potentials: dict[str, Tensor]
+    outcome: dict[str, Tensor]
 
     @property
     def batch_size(self) -> int:
@@ -105,7 +106,7 @@ class Rollout:
     Raises ValueError for a budget below 1 and for unknown keyword values.
     """
 
-    task: Classification
+    task: Task
     glimpse: GlimpseSpec
     budget: int = 4
     initial_glimpse: InitialGlimpse = "full_scene"
@@ -134,6 +135,7 @@ class Rollout:
         )
         targets = self.task.targets(scenes, device=device)
         belief = self.task.belief(state)
+        verdict = self.task.judge(belief, targets)
         counts = torch.zeros(len(scenes), dtype=torch.int64, device=device)
         episode = Episode(
             scenes=tuple(scenes),
@@ -144,7 +146,8 @@ class Rollout:
             glimpses=counts,
             looks=counts,
             belief=belief,
-            potentials=self.task.potentials(belief, targets),
+            potentials=verdict.potentials,
+            outcome=verdict.outcome,
         )
         if self.initial_glimpse is None:
             return episode
@@ -189,6 +192,7 @@ class Rollout:
                 glimpse=self.sample(episode, viewpoint), state=episode.state, viewpoint=viewpoint
             )
         belief = self.task.belief(output.state)
+        verdict = self.task.judge(belief, episode.targets)
         rows = torch.arange(episode.batch_size, device=device)
         taken = torch.cat((viewpoint.centers, viewpoint.scales[:, None]), dim=1)
         return replace(
@@ -198,5 +202,6 @@ class Rollout:
             glimpses=episode.glimpses + 1,
             looks=episode.looks + 1,
             belief=belief,
-            potentials=self.task.potentials(belief, episode.targets),
+            potentials=verdict.potentials,
+            outcome=verdict.outcome,
         )

@@ -60,6 +60,9 @@ class CanViTEnv(gym.Env[Any, Any]):
         frames = self.batch.render()
         return None if frames is None else frames[0]
 
+    def close(self) -> None:
+        self.batch.close()
+
 
 def _first(values: dict[str, Any]) -> dict[str, Any]:
     """Row 0 of a dict of arrays; the vector infos' masks are left out."""

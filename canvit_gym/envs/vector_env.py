@@ -20,6 +20,7 @@ from canvit_gym.errors import require_choice
 from canvit_gym.geometry import Viewpoint
 from canvit_gym.model.identity import BackboneIdentity
 from canvit_gym.scenes.base import Scene, Scenes
+from canvit_gym.scenes.prefetch import SceneQueue
 
 Output = Literal["numpy", "torch"]
 
@@ -34,12 +35,15 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
     `infos["final_info"]` hold how it ended.
 
     infos, each an array with one entry a row (and a mask `_key`, as Gymnasium does):
-    scene: index in the scenes. label, prediction: class ids. correct: bool.
+    scene: index in the scenes. The task's outcome: label, prediction and correct of a
+    classification; intersection and union, a number for each class, of a segmentation.
     viewpoint: float32 [3], (row, col, scale) just looked at.
     potential_before, potential_after: every potential of the task by name, so that a trajectory
     can be rewarded anew offline.
 
-    `output="torch"` leaves observations and rewards on the model's device.
+    `output="torch"` leaves observations and rewards on the model's device. `draw_ahead` has a
+    thread make each row's next scene while the model runs, which changes no result; it is the
+    default where there are several rows.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
@@ -54,13 +58,15 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         action: ActionKind = "box",
         cell_scales: Sequence[float] = (0.25, 0.375, 0.5),
         observation: ObservationKind = "compact",
-        reward: str = "log_prob",
+        reward: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         output: Output = "numpy",
+        draw_ahead: bool | None = None,
         render_mode: str | None = None,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; give at least 1.")
+        reward = rollout.task.potential_names[0] if reward is None else reward
         require_choice("reward", reward, rollout.task.potential_names)
         require_choice("output", output, get_args(Output))
         if render_mode is not None:
@@ -85,7 +91,8 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = self.actions.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._orders: list[np.random.Generator] = []
+        ahead = num_envs > 1 if draw_ahead is None else draw_ahead
+        self._queue = SceneQueue(scenes, ahead=ahead)
         self._indices = np.zeros(num_envs, dtype=np.int64)
         self._episode: Episode | None = None
         self._done = np.zeros(num_envs, dtype=bool)
@@ -185,6 +192,10 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
             for i in range(self.num_envs)
         )
 
+    def close_extras(self, **kwargs: Any) -> None:
+        """End the thread that draws scenes ahead."""
+        self._queue.close()
+
     # Scenes: which ones come next.
 
     def _rows_to_reset(self, mask: np.ndarray | None) -> np.ndarray:
@@ -209,27 +220,25 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
                 f"{len(seeds)} seeds were given for {self.num_envs} environments; "
                 "give one for each, or one number."
             )
-        if not self._orders:
-            self._orders = [seeding.np_random(s)[0] for s in seeds]
-            return
-        for i in rows:
-            if seeds[i] is not None:
-                self._orders[i] = seeding.np_random(seeds[i])[0]
+        for i in rows.tolist():
+            if seeds[i] is not None or i not in self._queue:
+                self._queue.restart(i, seeding.np_random(seeds[i])[0])
 
-    def _draw(self, rows: np.ndarray) -> np.ndarray:
-        return np.array([self._orders[i].integers(len(self.scenes)) for i in rows])
+    def _draw(self, rows: np.ndarray) -> list[tuple[int, Scene]]:
+        return self._queue.take(rows)
 
-    def _chosen(self, chosen: int | Sequence[int], rows: np.ndarray) -> np.ndarray:
+    def _chosen(self, chosen: int | Sequence[int], rows: np.ndarray) -> list[tuple[int, Scene]]:
         indices = np.atleast_1d(np.asarray(chosen))
         if indices.shape != rows.shape or not np.issubdtype(indices.dtype, np.integer):
             raise ValueError(
                 f"options['scene'] is {chosen!r}; give {len(rows)} scene indices, one for each "
                 "environment that is reset."
             )
-        return indices
+        return [(i, self.scenes[i]) for i in indices.tolist()]
 
-    def _start(self, rows: np.ndarray, indices: np.ndarray) -> None:
-        started = self.rollout.start(_load(self.scenes, indices))
+    def _start(self, rows: np.ndarray, numbered: list[tuple[int, Scene]]) -> None:
+        indices, scenes = zip(*numbered, strict=True)
+        started = self.rollout.start(scenes)
         whole = self._episode is None or len(rows) == self.num_envs
         self._episode = started if whole else self.episode.put(rows, started)
         self._indices[rows] = indices
@@ -242,12 +251,9 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _info(self, rows: np.ndarray, *, before: Episode | None = None) -> dict[str, Any]:
         episode = self._rows(rows)
-        prediction = episode.belief.argmax(dim=1)
         info: dict[str, Any] = {
             "scene": self._indices[rows].copy(),
-            "label": episode.targets.cpu().numpy(),
-            "prediction": prediction.cpu().numpy(),
-            "correct": (prediction == episode.targets).cpu().numpy(),
+            **_to_numpy(episode.outcome),
             "potential_after": _to_numpy(episode.potentials),
         }
         if before is not None:
@@ -273,10 +279,6 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _reward_out(self, reward: torch.Tensor) -> Any:
         return reward if self.output == "torch" else reward.cpu().numpy().astype(np.float64)
-
-
-def _load(scenes: Scenes, indices: np.ndarray) -> list[Scene]:
-    return [scenes[int(i)] for i in indices]
 
 
 def _to_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from canvit_gym.model.canvit import RecurrentState
 from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.scenes.base import Scene
+from canvit_gym.tasks.base import Verdict
 
 Potential = Literal["log_prob", "prob", "margin", "correct", "neg_entropy"]
 POTENTIALS: tuple[Potential, ...] = get_args(Potential)
@@ -28,6 +29,8 @@ class Classification:
     class_names: tuple[str, ...]
 
     potential_names = POTENTIALS
+    headline = "correct"
+    decodes_canvas = False
 
     def __post_init__(self) -> None:
         if self.model.n_classes != len(self.class_names):
@@ -44,21 +47,31 @@ class Classification:
         """What the belief is scored against: labels, int64 [B]."""
         return torch.tensor([scene.label for scene in scenes], device=device)
 
-    def potentials(self, belief: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """How good a belief is, float32 [B] by name; the reward is a difference of one of them.
+    def judge(self, belief: Tensor, targets: Tensor) -> Verdict:
+        """Potentials and outcome of beliefs [B, classes] about labels int64 [B].
 
-        log_prob: log p(label), nats, at most 0. prob: p(label). margin: p(label) minus the best
-        other class's p, in [-1, 1]. correct: 1 where the most probable class is the label, else 0.
-        neg_entropy: sum of p log p, nats, at most 0; needs no label.
+        Potentials: log_prob: log p(label), nats, at most 0. prob: p(label). margin: p(label) minus
+        the best other class's p, in [-1, 1]. correct: 1 where the most probable class is the label,
+        else 0. neg_entropy: sum of p log p, nats, at most 0; needs no label.
+
+        Outcome: label and prediction, int64; correct, bool.
         """
         prob = belief.exp()
         at_label = targets[:, None]
         label_prob = prob.gather(1, at_label)[:, 0]
         best_other = prob.scatter(1, at_label, -1.0).amax(dim=1)
-        return {
-            "log_prob": belief.gather(1, at_label)[:, 0],
-            "prob": label_prob,
-            "margin": label_prob - best_other,
-            "correct": (belief.argmax(dim=1) == targets).float(),
-            "neg_entropy": (prob * belief).sum(dim=1),
-        }
+        prediction = belief.argmax(dim=1)
+        correct = prediction == targets
+        return Verdict(
+            potentials={
+                "log_prob": belief.gather(1, at_label)[:, 0],
+                "prob": label_prob,
+                "margin": label_prob - best_other,
+                "correct": correct.float(),
+                "neg_entropy": (prob * belief).sum(dim=1),
+            },
+            outcome={"label": targets, "prediction": prediction, "correct": correct},
+        )
+
+    def entropy_map(self, belief: Tensor) -> Tensor:
+        raise NotImplementedError("The belief is about the whole scene, not about its places.")

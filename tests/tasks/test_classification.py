@@ -20,7 +20,7 @@ def task(make_rollout: Callable[..., Rollout]) -> Classification:
 
 def test_potentials_by_hand(task: Classification) -> None:
     belief = torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.25, 0.25, 0.5]]).log()
-    potentials = task.potentials(belief, torch.tensor([0, 2, 1]))
+    potentials = task.judge(belief, torch.tensor([0, 2, 1])).potentials
     entropy = 0.5 * math.log(0.5) + 0.3 * math.log(0.3) + 0.2 * math.log(0.2)
     expected = {
         "log_prob": [math.log(0.5), math.log(0.2), math.log(0.25)],
@@ -37,7 +37,7 @@ def test_potentials_by_hand(task: Classification) -> None:
 
 def test_certainty_is_finite(task: Classification) -> None:
     belief = torch.tensor([[1e4, 0.0, -1e4]]).log_softmax(dim=1)
-    right, wrong = (task.potentials(belief, torch.tensor([label])) for label in (0, 2))
+    right, wrong = (task.judge(belief, torch.tensor([label])).potentials for label in (0, 2))
     for potentials in (right, wrong):
         assert all(value.isfinite().all() for value in potentials.values())
     assert right["margin"] == right["prob"] == right["correct"] == 1

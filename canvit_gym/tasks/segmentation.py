@@ -1,0 +1,139 @@
+"""Labelling every part of the scene: the belief is a map of class logits, read from the canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from canvit_gym.model.canvit import RecurrentState
+from canvit_gym.model.segmentation import CanViTForSemanticSegmentation
+from canvit_gym.scenes.base import IGNORE, Scene
+from canvit_gym.tasks.base import Verdict
+
+Potential = Literal["log_likelihood", "pixel_accuracy", "mean_iou", "neg_entropy"]
+POTENTIALS: tuple[Potential, ...] = get_args(Potential)
+
+_CHUNK_BYTES = 2**28
+"""Logits are enlarged for so many bytes of scenes at a time: one scene of 150 classes at 512 px
+takes 157 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """Scores maps of class logits against masks of `label_size_px` x `label_size_px`.
+
+    Masks are reduced to that size by nearest neighbour, logits enlarged to it bilinearly, as the
+    reference protocol does at the scene's own size, 512 px.
+    Pixels with the value `scenes.base.IGNORE` never count.
+
+    Raises ValueError where the probe has another number of classes than there are names.
+    """
+
+    model: CanViTForSemanticSegmentation
+    class_names: tuple[str, ...]
+    label_size_px: int
+
+    potential_names = POTENTIALS
+    headline = "mean_iou"
+    decodes_canvas = True
+
+    def __post_init__(self) -> None:
+        if self.model.num_classes != len(self.class_names):
+            raise ValueError(
+                f"The probe names {self.model.num_classes} classes but the scenes have "
+                f"{len(self.class_names)}; choose a probe that was trained on these classes."
+            )
+        if type(self.label_size_px) is not int or self.label_size_px < 1:
+            raise ValueError(
+                f"label_size_px is {self.label_size_px!r}; give the side at which masks are "
+                "compared, such as the scene's own."
+            )
+
+    def belief(self, state: RecurrentState) -> Tensor:
+        """Class logits of the canvas cells: float32 [B, classes, G, G]."""
+        return self.model.logits(state)
+
+    def targets(self, scenes: Sequence[Scene], *, device: torch.device) -> Tensor:
+        """Class ids or IGNORE: uint8 [B, label_size_px, label_size_px]."""
+        return torch.from_numpy(np.stack([self._mask(scene) for scene in scenes])).to(device)
+
+    def judge(self, belief: Tensor, targets: Tensor) -> Verdict:
+        """Potentials and outcome of beliefs [B, classes, G, G] about masks uint8 [B, S, S].
+
+        Potentials, each over the pixels that are not ignored (a scene of ignored pixels only gets
+        0): log_likelihood: mean log p(class), nats. pixel_accuracy: share of right ones, in
+        [0, 1]. mean_iou: intersection over union, averaged over the classes that the scene's mask
+        or its prediction has, in [0, 1]. neg_entropy: sum of p log p, nats, averaged over all
+        canvas cells; needs no mask.
+
+        Outcome: intersection and union, int64 [B, classes], in pixels. Summed over scenes they
+        give the dataset's IoU.
+        """
+        size, num_classes = self.label_size_px, belief.shape[1]
+        chunk = max(1, _CHUNK_BYTES // (4 * num_classes * size**2))
+        parts = [
+            _compare(b, t, size_px=size)
+            for b, t in zip(belief.split(chunk), targets.split(chunk), strict=True)
+        ]
+        log_likelihood = torch.cat([part[0] for part in parts])
+        intersection = torch.cat([part[1] for part in parts])
+        union = torch.cat([part[2] for part in parts])
+        pixels = (targets != IGNORE).sum(dim=(1, 2)).clamp(min=1)
+        present = union > 0
+        iou = (intersection / union.clamp(min=1)).sum(dim=1) / present.sum(dim=1).clamp(min=1)
+        return Verdict(
+            potentials={
+                "log_likelihood": log_likelihood / pixels,
+                "pixel_accuracy": intersection.sum(dim=1) / pixels,
+                "mean_iou": iou,
+                "neg_entropy": -self.entropy_map(belief).mean(dim=(1, 2)),
+            },
+            outcome={"intersection": intersection, "union": union},
+        )
+
+    def entropy_map(self, belief: Tensor) -> Tensor:
+        """Entropy of the belief at each canvas cell, nats: float32 [B, G, G]."""
+        log_prob = belief.log_softmax(dim=1)
+        return -(log_prob.exp() * log_prob).sum(dim=1)
+
+    def _mask(self, scene: Scene) -> np.ndarray:
+        if scene.mask is None:
+            raise ValueError(
+                f"Scene {scene.name} has no mask, which segmentation is judged by; choose scenes "
+                "with masks, such as an ADE20K folder."
+            )
+        if len(scene.mask) == self.label_size_px:
+            return scene.mask
+        size = (self.label_size_px, self.label_size_px)
+        return np.asarray(Image.fromarray(scene.mask).resize(size, Image.Resampling.NEAREST))
+
+
+def _compare(belief: Tensor, targets: Tensor, *, size_px: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of logits [B, C, G, G] and masks [B, S, S]: the sum of log p(class) over labelled pixels
+    [B], and intersections and unions int64 [B, C]."""
+    count, num_classes = belief.shape[:2]
+    logits = belief
+    if belief.shape[-1] != size_px:
+        logits = F.interpolate(belief, size=(size_px, size_px), mode="bilinear")
+    labelled = targets != IGNORE
+    labels = targets.long().masked_fill(~labelled, 0)
+    at_label = logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(dim=1)
+    log_likelihood = (at_label * labelled).sum(dim=(1, 2))
+
+    predictions = logits.argmax(dim=1)
+    scene = torch.arange(count, device=belief.device)[:, None, None] * num_classes
+
+    def areas(classes: Tensor, where: Tensor) -> Tensor:
+        cells = torch.bincount((scene + classes)[where], minlength=count * num_classes)
+        return cells.reshape(count, num_classes)
+
+    intersection = areas(labels, labelled & (predictions == labels))
+    union = areas(labels, labelled) + areas(predictions, labelled) - intersection
+    return log_likelihood, intersection, union
