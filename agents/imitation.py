@@ -18,6 +18,8 @@ from stable_baselines3 import PPO
 from torch import Tensor
 from tqdm import tqdm
 
+from agents.memory import Memory
+from agents.networks import NEVER, CellPolicy
 from canvit_gym.envs.actions import ListedActions
 from canvit_gym.geometry import Viewpoint
 from canvit_gym.sb3 import CanViTVecEnv
@@ -26,15 +28,13 @@ from canvit_gym.scenes.base import Scene
 _MEMORY_STEPS = 64
 
 
-def coverage_targets(
-    viewpoints: Viewpoint, scenes: Sequence[Scene], *, scale_values: dict[float, float]
-) -> Tensor:
+def coverage_targets(viewpoints: Viewpoint, scenes: Sequence[Scene], *, worth: Tensor) -> Tensor:
     """The distribution to imitate over A listed viewpoints: float32 [B, A], rows sum to 1.
 
-    A viewpoint counts as much as its scale is worth where its crop holds the whole target box, and
-    nothing elsewhere; so a policy that imitates this puts most on the viewpoint with the best
-    product of the two: how probably it shows the target, and how well. Raises ValueError for
-    scenes that do not say where their target is.
+    A viewpoint counts as much as it is worth (float32 [B, A]) where its crop holds the whole target
+    box, and nothing elsewhere; so a policy that imitates this puts most on the viewpoint with the
+    best product of the two: how probably it shows the target, and what that is worth. Raises
+    ValueError for scenes that do not say where their target is.
     """
     boxes = []
     for scene in scenes:
@@ -50,7 +50,6 @@ def coverage_targets(
     centers, scales = viewpoints.centers.cpu(), viewpoints.scales.cpu()[:, None]
     tolerance = 1e-4
     inside = (low >= centers - scales - tolerance) & (high <= centers + scales + tolerance)
-    worth = torch.tensor([scale_values[round(s, 4)] for s in scales[:, 0].tolist()])
     mass = inside.all(dim=-1) * worth
     # Between coarse cells no crop may hold all of a large target: then every place is as good.
     mass = torch.where(mass.sum(dim=1, keepdim=True) > 0, mass, worth)
@@ -63,6 +62,7 @@ def imitate(
     *,
     glimpses: int,
     scale_values: Sequence[float],
+    last_scale_values: Sequence[float],
     learning_rate: float,
     batch_size: int,
     updates_per_step: int,
@@ -70,34 +70,39 @@ def imitate(
 ) -> None:
     """Train the policy of `model` in place for this many glimpses over all environments.
 
-    scale_values: what each of the action space's scales is worth, in its order: how often a glimpse
-    at that scale names what it shows.
+    What showing the target is worth at each of the action space's scales, in its order:
+    `last_scale_values` with the last glimpse (how often it names what it shows), `scale_values`
+    earlier, when a glimpse that finds the target may be followed by a closer one.
     """
     actions = env.envs.actions
     if not isinstance(actions, ListedActions):
         raise ValueError("Imitation needs action='cell', whose actions can be listed.")
-    scales = list(dict.fromkeys(round(s, 4) for s in actions.viewpoints.scales.tolist()))
-    worth = dict(zip(scales, scale_values, strict=True))
+    of_scale = [actions.scales.index(round(s, 4)) for s in actions.viewpoints.scales.tolist()]
+    earlier, last = (torch.tensor(v)[of_scale] for v in (scale_values, last_scale_values))
     policy = model.policy
+    assert isinstance(policy, CellPolicy)
     optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
     rng = np.random.default_rng(seed)
-    states: list[dict[str, np.ndarray]] = []
-    targets: list[Tensor] = []
+    memory = Memory(steps=_MEMORY_STEPS)
     observation: Any = env.reset()
     smooth = 0.0
     with tqdm(total=glimpses, unit="glimpse", desc="imitation") as progress:
         for step in range(glimpses // env.num_envs):
-            states.append(observation)
-            targets.append(
-                coverage_targets(actions.viewpoints, env.envs.episode.scenes, scale_values=worth)
+            episode = env.envs.episode
+            is_last = (episode.looks + 1 >= env.envs.rollout.budget).cpu()
+            worth = torch.where(is_last[:, None], last, earlier)
+            memory.add(
+                wanted=coverage_targets(actions.viewpoints, episode.scenes, worth=worth),
+                # Once the target is named there is nothing left to look for.
+                weight=1 - episode.potentials["prob"].cpu(),
+                **{key: torch.from_numpy(value) for key, value in observation.items()},
             )
-            del states[:-_MEMORY_STEPS], targets[:-_MEMORY_STEPS]
             decay = 1 - step * env.num_envs / glimpses
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * decay
             policy.set_training_mode(True)
             for _ in range(updates_per_step):
-                loss = _loss(model, states, targets, batch_size=batch_size, rng=rng)
+                loss = _loss(policy, memory.draw(batch_size, rng=rng))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -109,26 +114,13 @@ def imitate(
             progress.set_postfix(loss=f"{smooth:.3f}")
 
 
-def _loss(
-    model: PPO,
-    states: list[dict[str, np.ndarray]],
-    targets: list[Tensor],
-    *,
-    batch_size: int,
-    rng: np.random.Generator,
-) -> Tensor:
-    """Cross-entropy of the policy on states drawn from memory."""
-    num_envs = len(targets[0])
-    steps = rng.integers(len(states), size=batch_size)
-    rows = rng.integers(num_envs, size=batch_size)
-    batch = {
-        key: torch.from_numpy(
-            np.stack([states[s][key][r] for s, r in zip(steps, rows, strict=True)])
-        )
-        for key in states[0]
-    }
-    wanted = torch.stack([targets[s][r] for s, r in zip(steps, rows, strict=True)])
-    device = model.device
-    distribution = model.policy.get_distribution({k: v.to(device) for k, v in batch.items()})
-    logits = distribution.distribution.logits  # type: ignore[union-attr]  # log-probabilities
-    return -(wanted.to(device) * logits).sum(dim=1).mean()
+def _loss(policy: CellPolicy, batch: dict[str, Tensor]) -> Tensor:
+    """Cross-entropy with what is wanted, by what is left to gain in each state."""
+    batch = {key: value.to(policy.device) for key, value in batch.items()}
+    wanted, weight = batch.pop("wanted"), batch.pop("weight")
+    logits, _ = policy.map_and_value(batch)
+    offered = logits > NEVER  # what was taken already can not be wanted
+    wanted = wanted * offered
+    wanted = wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1e-6)
+    loss = -(wanted * logits.log_softmax(dim=1).masked_fill(~offered, 0)).sum(dim=1)
+    return (loss * weight).sum() / weight.sum().clamp(min=1e-6)

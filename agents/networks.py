@@ -7,6 +7,7 @@ canvas and every scale gets a logit of its own from weights that all cells share
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,11 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor, nn
 
+from canvit_gym.envs.actions import cell_actions
 from canvit_gym.geometry import grid_centers
+
+_SAME = 1e-4  # two viewpoints closer than this, in scene units, are the same
+NEVER = -1e4  # a logit whose probability is 0
 
 
 def coverage(viewpoints: Tensor, *, grid_size: int) -> Tensor:
@@ -45,65 +50,92 @@ def visit_maps(viewpoints: Tensor, *, grid_size: int) -> Tensor:
     return torch.stack((finest, seen.mean(dim=1)), dim=1)
 
 
-class CanvasFeatures(BaseFeaturesExtractor):
-    """Observation dict -> feature map [B, channels * grid * grid], flattened, not pooled.
+def taken_maps(viewpoints: Tensor, cells: Tensor, *, grid_size: int) -> Tensor:
+    """Which cell actions were taken: [B, T, 4], cells [scales * grid^2, 3] -> float32
+    [B, scales, grid, grid], 1 where one of the glimpses was that very viewpoint, else 0."""
+    apart = (viewpoints[:, :, None, :3] - cells).abs().amax(dim=-1)
+    taken = (apart < _SAME) & (viewpoints[:, :, None, 3] > 0)
+    num_scales = len(cells) // grid_size**2
+    return taken.any(dim=1).float().unflatten(1, (num_scales, grid_size, grid_size))
 
-    Canvas, visits and cell positions go in per cell; CLS and progress reach every cell.
+
+class CanvasFeatures(BaseFeaturesExtractor):
+    """Observation dict -> maps [B, (channels + scales) * grid * grid], flattened, not pooled.
+
+    Canvas, entropy where there is one, visits and cell positions go in per cell; CLS and progress
+    reach every cell. The last maps say which cell actions of each scale were taken already.
     """
 
-    def __init__(self, observation_space: spaces.Dict, *, channels: int = 48) -> None:
+    def __init__(
+        self, observation_space: spaces.Dict, *, channels: int, cell_scales: Sequence[float]
+    ) -> None:
         canvas, cls = observation_space["canvas"], observation_space["cls"]
         assert canvas.shape is not None and cls.shape is not None
         canvas_channels, self.grid_size, _ = canvas.shape
-        super().__init__(observation_space, channels * self.grid_size**2)
-        self.channels = channels
+        super().__init__(observation_space, (channels + len(cell_scales)) * self.grid_size**2)
+        self.channels, self.num_scales = channels, len(cell_scales)
+        self.sees_entropy = "entropy" in observation_space.spaces
         grid = grid_centers(self.grid_size).T.reshape(1, 2, self.grid_size, self.grid_size)
         # Both the place and its distance from the middle, which decides how a crop is clipped.
         self.register_buffer("places", torch.cat((grid, grid.abs()), dim=1), persistent=False)
         self.places: Tensor
-        self.embed = nn.Conv2d(canvas_channels + 2 + 4, channels, 1)
+        listed = torch.zeros(0, 3)
+        if cell_scales:
+            cells = cell_actions(grid_size=self.grid_size, scales=cell_scales).viewpoints
+            listed = torch.cat((cells.centers, cells.scales[:, None]), dim=1)
+        self.register_buffer("cells", listed, persistent=False)
+        self.cells: Tensor
+        inputs = canvas_channels + self.sees_entropy + 2 + self.num_scales + 4
+        self.embed = nn.Conv2d(inputs, channels, 1)
         self.context = nn.Linear(cls.shape[0] + 1, channels)
         self.mix = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
-        canvas = observations["canvas"]
-        visits = visit_maps(observations["viewpoints"], grid_size=self.grid_size)
-        places = self.places.expand(len(canvas), -1, -1, -1)
+        canvas, viewpoints = observations["canvas"], observations["viewpoints"]
+        taken = taken_maps(viewpoints, self.cells, grid_size=self.grid_size)
+        maps = [
+            canvas,
+            visit_maps(viewpoints, grid_size=self.grid_size),
+            taken,
+            self.places.expand(len(canvas), -1, -1, -1),
+        ]
+        if self.sees_entropy:
+            maps.append(observations["entropy"])
         context = torch.cat((observations["cls"], observations["progress"]), dim=1)
-        x = self.embed(torch.cat((canvas, visits, places), dim=1))
+        x = self.embed(torch.cat(maps, dim=1))
         x = (x + self.context(context)[..., None, None]).relu()
         for conv in self.mix:
             x = x + conv(x).relu()
-        return x.flatten(1)
+        return torch.cat((x, taken), dim=1).flatten(1)
 
 
 class SpatialHeads(nn.Module):
-    """Feature map -> one logit for each (scale, row, col) and a pooled vector for the value."""
+    """CanvasFeatures' maps -> one logit for each (scale, row, col), and a vector for the value.
 
-    def __init__(self, *, channels: int, grid_size: int, num_actions: int) -> None:
+    A viewpoint that was taken is not offered again: from the same place there is little new.
+    """
+
+    def __init__(self, *, channels: int, grid_size: int, num_scales: int) -> None:
         super().__init__()
-        cells = grid_size**2
-        if num_actions % cells:
-            raise ValueError(
-                f"The action space has {num_actions} actions, but the observed canvas has {cells} "
-                "cells; use action='cell', whose actions are whole maps over the canvas."
-            )
-        self.map_shape = (channels, grid_size, grid_size)
-        self.logits = nn.Conv2d(channels, num_actions // cells, 1)
+        self.channels = channels
+        self.map_shape = (channels + num_scales, grid_size, grid_size)
+        self.logits = nn.Conv2d(channels, num_scales, 1)
         nn.init.normal_(self.logits.weight, std=0.01)  # start close to uniform over places
         assert self.logits.bias is not None
         nn.init.zeros_(self.logits.bias)
         self.value = nn.Sequential(nn.Linear(2 * channels, 64), nn.ReLU())
-        self.latent_dim_pi, self.latent_dim_vf = num_actions, 64
+        self.latent_dim_pi, self.latent_dim_vf = num_scales * grid_size**2, 64
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.forward_actor(features), self.forward_critic(features)
 
     def forward_actor(self, features: Tensor) -> Tensor:
-        return self.logits(features.unflatten(1, self.map_shape)).flatten(1)
+        maps = features.unflatten(1, self.map_shape)
+        taken = maps[:, self.channels :] > 0
+        return self.logits(maps[:, : self.channels]).masked_fill(taken, NEVER).flatten(1)
 
     def forward_critic(self, features: Tensor) -> Tensor:
-        x = features.unflatten(1, self.map_shape)
+        x = features.unflatten(1, self.map_shape)[:, : self.channels]
         return self.value(torch.cat((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))), dim=1))
 
 
@@ -116,6 +148,7 @@ class CanvasPolicy(ActorCriticPolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         channels: int = 48,
+        cell_scales: Sequence[float] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -124,19 +157,22 @@ class CanvasPolicy(ActorCriticPolicy):
             lr_schedule,
             net_arch={"pi": [64], "vf": [64]},
             features_extractor_class=CanvasFeatures,
-            features_extractor_kwargs={"channels": channels},
+            features_extractor_kwargs={"channels": channels, "cell_scales": list(cell_scales)},
             **kwargs,
         )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        channels = data.pop("features_extractor_kwargs")["channels"]
+        own = data.pop("features_extractor_kwargs")
         del data["features_extractor_class"], data["net_arch"], data["activation_fn"]
-        return {**data, "channels": channels}
+        return {**data, **own}
 
 
 class CellPolicy(CanvasPolicy):
-    """For `action="cell"`: a categorical over a map of places and scales."""
+    """For `action="cell"`: a categorical over a map of places and scales.
+
+    `cell_scales` must be the environment's; raises ValueError where the actions are not theirs.
+    """
 
     def _build(self, lr_schedule: Schedule) -> None:
         features, actions = self.features_extractor, self.action_space
@@ -144,14 +180,26 @@ class CellPolicy(CanvasPolicy):
         heads = SpatialHeads(
             channels=features.channels,
             grid_size=features.grid_size,
-            num_actions=int(actions.n),
+            num_scales=features.num_scales,
         )
+        if heads.latent_dim_pi != actions.n:
+            raise ValueError(
+                f"The action space has {actions.n} actions, but {features.num_scales} scales of "
+                f"{features.grid_size} x {features.grid_size} cells make {heads.latent_dim_pi}; "
+                "use action='cell' with the cell_scales that the policy has."
+            )
         self.mlp_extractor = heads  # type: ignore[assignment]
         self.action_net = nn.Identity()  # the head's logits are the distribution's already
         self.value_net = nn.Linear(heads.latent_dim_vf, 1)
         self.optimizer = self.optimizer_class(  # type: ignore[call-arg]
             self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
         )
+
+    def map_and_value(self, observations: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits float32 [B, actions] before any normalisation, and values float32 [B]."""
+        features = self.extract_features(observations)
+        latent_pi, latent_vf = self.mlp_extractor(features)
+        return latent_pi, self.value_net(latent_vf)[:, 0]
 
 
 class GaussianPolicy(CanvasPolicy):

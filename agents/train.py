@@ -21,8 +21,10 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from tqdm import tqdm
 
+from agents.gains import learn_gains
 from agents.imitation import imitate
 from agents.networks import CellPolicy, GaussianPolicy
+from canvit_gym.envs.actions import ListedActions
 from canvit_gym.sb3 import CanViTVecEnv, make_sb3_env
 
 _SAVE_EVERY_UPDATES = 20
@@ -60,9 +62,9 @@ class ClipReward(VecEnvWrapper):
 class SaveAndReport(BaseCallback):
     """Progress bar, learning curve, and the policy on disk as training goes."""
 
-    def __init__(self, *, out: Path, record: dict[str, Any], total: int) -> None:
+    def __init__(self, *, out: Path, record: dict[str, Any], total: int, headline: str) -> None:
         super().__init__()
-        self.out, self.record, self.total = out, record, total
+        self.out, self.record, self.total, self.headline = out, record, total, headline
         self.recent: deque[tuple[float, float]] = deque(maxlen=2000)
         self.updates = 0
 
@@ -72,7 +74,8 @@ class SaveAndReport(BaseCallback):
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
             if "episode" in info:
-                self.recent.append((info["episode"]["r"], float(info["is_success"])))
+                reached = info["final_info"]["potential_after"][self.headline]
+                self.recent.append((info["episode"]["r"], float(reached)))
         return True
 
     def _on_rollout_end(self) -> None:
@@ -80,9 +83,9 @@ class SaveAndReport(BaseCallback):
         self.bar.update(self.num_timesteps - self.bar.n)
         if not self.recent:
             return
-        reward, accuracy = np.mean(self.recent, axis=0).tolist()
-        self.bar.set_postfix(accuracy=f"{accuracy:.3f}", reward=f"{reward:.3f}")
-        entry = {"timesteps": self.num_timesteps, "accuracy": accuracy, "return": reward}
+        reward, reached = np.mean(self.recent, axis=0).tolist()
+        self.bar.set_postfix({self.headline: f"{reached:.3f}", "reward": f"{reward:.3f}"})
+        entry = {"timesteps": self.num_timesteps, self.headline: reached, "return": reward}
         with (self.out / "curve.jsonl").open("a") as curve:
             curve.write(json.dumps(entry) + "\n")
         if self.updates % _SAVE_EVERY_UPDATES == 0:
@@ -154,28 +157,35 @@ def train(
     else:
         ppo = dict(settings["ppo"])
         peak = ppo.pop("learning_rate")
+        policy_kwargs = dict(settings["policy"])
+        actions = env.envs.actions
+        if isinstance(actions, ListedActions):
+            policy_kwargs["cell_scales"] = actions.scales
         model = PPO(
-            GaussianPolicy if kwargs.get("action", "box") == "box" else CellPolicy,
+            CellPolicy if isinstance(actions, ListedActions) else GaussianPolicy,
             learner_env,
             learning_rate=LinearDecay(peak),
-            policy_kwargs=settings["policy"],
+            policy_kwargs=policy_kwargs,
             tensorboard_log=str(out / "tensorboard"),
             seed=seed,
             device=device,
             **ppo,
         )
-        warm_start = settings.get("imitation", {})
-        if warm_start.get("glimpses") and isinstance(model.policy, CellPolicy):
-            env.seed(seed)
-            imitate(model, env, seed=seed, **warm_start)
-            save_policy(model, out=out, record=record)
+        if isinstance(model.policy, CellPolicy):
+            for name, warm_start in (("imitation", imitate), ("gains", learn_gains)):
+                if settings.get(name, {}).get("glimpses"):
+                    env.seed(seed)
+                    warm_start(model, env, seed=seed, **settings[name])
+                    save_policy(model, out=out, record=record)
     # A resumed run draws scenes that its first part did not.
     env.seed(seed * 1_000_003 + model.num_timesteps)
     remaining = total - model.num_timesteps
     if remaining > 0:
         model.learn(
             remaining,
-            callback=SaveAndReport(out=out, record=record, total=total),
+            callback=SaveAndReport(
+                out=out, record=record, total=total, headline=env.envs.rollout.task.headline
+            ),
             reset_num_timesteps=model.num_timesteps == 0,
         )
         save_policy(model, out=out, record=record)

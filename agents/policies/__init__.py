@@ -14,7 +14,7 @@ from agents.policies.learned import (
     read_card,
 )
 from agents.policies.oracle import Oracle
-from agents.policies.quadtree import CoarseToFine
+from agents.policies.quadtree import CoarseToFine, EntropyCoarseToFine, FineToCoarse
 from agents.policies.random import RandomPolicy
 from agents.policies.repeated import RepeatedFullScene
 from agents.policies.target import TargetPolicy
@@ -38,6 +38,8 @@ POLICIES: dict[str, Callable[[Rollout], Policy]] = {
     "random": lambda rollout: RandomPolicy(rollout=starting_blind(rollout)),
     "full_then_random": lambda rollout: RandomPolicy(rollout=starting_full(rollout)),
     "coarse_to_fine": lambda rollout: CoarseToFine(rollout=starting_full(rollout)),
+    "fine_to_coarse": lambda rollout: FineToCoarse(rollout=starting_blind(rollout)),
+    "entropy_coarse_to_fine": lambda rollout: EntropyCoarseToFine(rollout=starting_full(rollout)),
     "repeated_full_scene": lambda rollout: RepeatedFullScene(rollout=starting_full(rollout)),
     # Upper bounds: the first knows where, the second knows what.
     "target": lambda rollout: TargetPolicy(rollout=starting_full(rollout)),

@@ -18,8 +18,8 @@ _LEVEL, _TILES = 2, 1 + 4 + 16
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle(Policy):
-    """Greedy with the label in hand: of `num_candidates`, the viewpoint after which `potential` is
-    highest. Greedy, so no bound on what planning ahead could reach.
+    """Greedy with the label in hand: of `num_candidates`, the viewpoint after which `potential`
+    (the task's first one where None) is highest. So no bound on what planning ahead could reach.
 
     The candidates are the quadtree's 16 tiles of a quarter side, so that no part of the scene is
     overlooked, then R-IID viewpoints.
@@ -28,12 +28,13 @@ class Oracle(Policy):
     """
 
     num_candidates: int = 24
-    potential: str = "log_prob"
+    potential: str | None = None
 
     def __call__(self, episode: Episode, generators: Sequence[torch.Generator]) -> Viewpoint:
         candidates = self.candidates(episode, generators)
+        potential = self.potential or self.rollout.task.potential_names[0]
         scores = torch.stack(
-            [self.rollout.look(episode, v).potentials[self.potential] for v in candidates]
+            [self.rollout.look(episode, v).potentials[potential] for v in candidates]
         )
         best, rows = scores.argmax(dim=0), torch.arange(episode.batch_size, device=episode.device)
         return Viewpoint(

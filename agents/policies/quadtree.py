@@ -1,4 +1,4 @@
-"""Tile by tile: the paper's C2F."""
+"""Tile by tile: the paper's C2F, F2C and EG-C2F."""
 
 from __future__ import annotations
 
@@ -27,12 +27,70 @@ class CoarseToFine(Policy):
 
     def __call__(self, episode: Episode, generators: Sequence[torch.Generator]) -> Viewpoint:
         tiles, levels = quadtree(min_tiles=episode.history.shape[1])
-        unvisited = ~was_visited(tiles, history=episode.history.cpu())
-        level = levels.where(unvisited, levels[-1]).amin(dim=1, keepdim=True)
-        choices = unvisited & (levels == level)
-        draws = torch.stack([torch.rand(len(tiles), generator=g) for g in generators])
-        chosen = tiles[draws.where(choices, -1).argmax(dim=1)]
-        return Viewpoint(centers=chosen[:, :2], scales=chosen[:, 2]).to(episode.device)
+        return _best(_draw(generators, len(tiles)), tiles=tiles, order=levels, episode=episode)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineToCoarse(Policy):
+    """The same tiles as CoarseToFine, of as many levels as the glimpses need, finest level first.
+
+    To be played blind: the full scene comes last.
+    """
+
+    def __call__(self, episode: Episode, generators: Sequence[torch.Generator]) -> Viewpoint:
+        tiles, levels = quadtree(min_tiles=self.rollout.budget)
+        return _best(_draw(generators, len(tiles)), tiles=tiles, order=-levels, episode=episode)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyCoarseToFine(Policy):
+    """CoarseToFine, but within a level always the tile where the belief about the cells in it is
+    least certain: highest mean entropy, the first one on ties. Deterministic.
+
+    Raises ValueError where the task decodes no canvas, or the canvas grid is no power of two:
+    then tiles would cut through cells.
+    """
+
+    def __post_init__(self) -> None:
+        if not self.rollout.task.decodes_canvas:
+            raise ValueError(
+                "'entropy_coarse_to_fine' looks where the segmentation is uncertain, and this task "
+                "has none; leave that policy out, or use CanViT-EmojiSeg-v0 or CanViT-ADE20K-v0."
+            )
+        size = self.rollout.glimpse.canvas_grid_size
+        if size & (size - 1):
+            raise ValueError(
+                f"'entropy_coarse_to_fine' was given a canvas grid of {size}; it needs a power of "
+                "two, such as 32, so leave that policy out or set canvas_grid_size."
+            )
+
+    def __call__(self, episode: Episode, generators: Sequence[torch.Generator]) -> Viewpoint:
+        tiles, levels = quadtree(min_tiles=episode.history.shape[1])
+        entropy = self.rollout.task.entropy_map(episode.belief).cpu()
+        scores = mean_over_tiles(entropy, tiles)
+        return _best(scores, tiles=tiles, order=levels, episode=episode)
+
+
+def mean_over_tiles(maps: Tensor, tiles: Tensor) -> Tensor:
+    """Means of maps [B, G, G] over the cells whose centres lie in each of the tiles [N, 3]:
+    float32 [B, N]; 0 for tiles smaller than a cell that hold no centre."""
+    cells = grid_centers(maps.shape[-1])
+    inside = ((cells - tiles[:, None, :2]).abs() <= tiles[:, None, 2:]).all(dim=-1).float()
+    return maps.flatten(1) @ inside.T / inside.sum(dim=1).clamp(min=1)
+
+
+def _best(scores: Tensor, *, tiles: Tensor, order: Tensor, episode: Episode) -> Viewpoint:
+    """Of the unvisited tiles [N, 3] of the first level in `order` [N] that has any, the one with
+    the highest of its scores [B, N]; of the last level, again, when all are visited."""
+    unvisited = ~was_visited(tiles, history=episode.history.cpu())
+    level = order.where(unvisited, order.max()).amin(dim=1, keepdim=True)
+    choices = unvisited & (order == level)
+    chosen = tiles[scores.masked_fill(~choices, -torch.inf).argmax(dim=1)]
+    return Viewpoint(centers=chosen[:, :2], scales=chosen[:, 2]).to(episode.device)
+
+
+def _draw(generators: Sequence[torch.Generator], count: int) -> Tensor:
+    return torch.stack([torch.rand(count, generator=g) for g in generators])
 
 
 def quadtree(*, min_tiles: int) -> tuple[Tensor, Tensor]:

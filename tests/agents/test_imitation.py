@@ -10,7 +10,7 @@ from agents.imitation import coverage_targets
 from canvit_gym.envs.actions import cell_actions
 from canvit_gym.scenes.base import Box, Scene
 
-WORTH = {0.25: 1.0, 0.5: 0.5}
+WORTH = torch.tensor([1.0, 0.5]).repeat_interleave(16)  # of 16 cells at scales 0.25 and 0.5
 
 
 def scene(*, top: int, left: int, size: int = 8) -> Scene:
@@ -25,7 +25,7 @@ def scene(*, top: int, left: int, size: int = 8) -> Scene:
 
 def test_only_crops_that_hold_the_target_count_and_by_what_their_scale_is_worth() -> None:
     actions = cell_actions(grid_size=4, scales=(0.25, 0.5))
-    wanted = coverage_targets(actions.viewpoints, [scene(top=36, left=4)], scale_values=WORTH)[0]
+    wanted = coverage_targets(actions.viewpoints, [scene(top=36, left=4)], worth=WORTH)[0]
     assert wanted.sum() == pytest.approx(1)
     fine, coarse = wanted.reshape(2, 4, 4)
     # The box covers rows 36..44 and columns 4..12 of 64: at scale 0.25 one 16 px cell holds it.
@@ -39,7 +39,7 @@ def test_only_crops_that_hold_the_target_count_and_by_what_their_scale_is_worth(
 def test_a_target_that_fits_no_crop_makes_every_place_as_good() -> None:
     actions = cell_actions(grid_size=4, scales=(0.25,))
     wanted = coverage_targets(
-        actions.viewpoints, [scene(top=0, left=0, size=60)], scale_values={0.25: 1.0}
+        actions.viewpoints, [scene(top=0, left=0, size=60)], worth=torch.ones(16)
     )
     assert torch.allclose(wanted, torch.full((1, 16), 1 / 16))
 
@@ -48,4 +48,4 @@ def test_scenes_without_a_target_are_refused_by_name() -> None:
     actions = cell_actions(grid_size=4, scales=(0.25,))
     blind = dataclasses.replace(scene(top=0, left=0), target=None, name="photo.jpeg")
     with pytest.raises(ValueError, match="photo.jpeg does not say where"):
-        coverage_targets(actions.viewpoints, [blind], scale_values={0.25: 1.0})
+        coverage_targets(actions.viewpoints, [blind], worth=torch.ones(16))

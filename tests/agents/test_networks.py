@@ -6,10 +6,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.networks import CellPolicy, coverage, visit_maps
+from agents.networks import CellPolicy, coverage, taken_maps, visit_maps
 from canvit_gym.envs.actions import cell_actions
 
 GRID = 4
+SCALES = (0.25, 0.5)
 
 
 def history(*viewpoints: tuple[float, float, float]) -> torch.Tensor:
@@ -37,6 +38,31 @@ def test_visit_maps_tell_fine_looks_from_coarse_ones() -> None:
     assert finest[0, 2] == pytest.approx(0.5 / 4)  # a quarter of the cell, two halvings
 
 
+def test_taken_maps_mark_the_very_viewpoint_at_its_scale() -> None:
+    actions = cell_actions(grid_size=GRID, scales=SCALES).viewpoints
+    cells = torch.cat((actions.centers, actions.scales[:, None]), dim=1)
+    # Row 1, column 2 at the fine scale; a coarse crop that the edge clips.
+    maps = taken_maps(history((-0.25, 0.25, 0.25), (0.5, -0.5, 0.5)), cells, grid_size=GRID)
+    fine, coarse = maps[0]
+    assert fine.nonzero().tolist() == [[1, 2]]
+    assert coarse.nonzero().tolist() == [[3, 0]]
+
+
+def test_a_viewpoint_that_was_taken_is_never_chosen_again(policy: CellPolicy) -> None:
+    actions = cell_actions(grid_size=GRID, scales=SCALES).viewpoints
+    seen = observe(torch.randn(1, 6, GRID, GRID, generator=torch.Generator().manual_seed(0)))
+    for t in range(3):
+        chosen = int(policy._predict(seen, deterministic=True))
+        probability = policy.get_distribution(seen).distribution.probs[0]  # type: ignore[union-attr]
+        assert probability[chosen] == probability.max() > 0
+        seen["viewpoints"][0, t] = torch.tensor(
+            [*actions.centers[chosen].tolist(), float(actions.scales[chosen]), 1.0]
+        )
+        after = policy.get_distribution(seen).distribution.probs[0]  # type: ignore[union-attr]
+        assert after[chosen] == 0
+        assert torch.isfinite(policy.get_distribution(seen).entropy()).all()
+
+
 @pytest.fixture
 def policy() -> CellPolicy:
     torch.manual_seed(0)
@@ -48,7 +74,9 @@ def policy() -> CellPolicy:
             "progress": spaces.Box(0, 1, (1,), np.float32),
         }
     )
-    return CellPolicy(observation, spaces.Discrete(2 * GRID**2), lambda _: 1e-2, channels=8)
+    return CellPolicy(
+        observation, spaces.Discrete(2 * GRID**2), lambda _: 1e-2, channels=8, cell_scales=SCALES
+    )
 
 
 def observe(canvas: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -63,7 +91,7 @@ def observe(canvas: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def test_it_learns_to_point_at_a_marked_cell_it_never_saw_marked(policy: CellPolicy) -> None:
     """Weights are shared over places: trained on some cells, it finds the others too."""
-    actions = cell_actions(grid_size=GRID, scales=(0.25, 0.5))
+    actions = cell_actions(grid_size=GRID, scales=SCALES)
     inner = [row * GRID + col for row in (1, 2) for col in (1, 2)]
 
     def marked(cells: list[int]) -> torch.Tensor:
@@ -89,5 +117,10 @@ def test_it_learns_to_point_at_a_marked_cell_it_never_saw_marked(policy: CellPol
 
 def test_an_action_space_that_is_no_map_is_refused() -> None:
     env = gym.make("canvit_gym:CanViT-Emoji-v0", action="tile")
-    with pytest.raises(ValueError, match="21 actions.*64.*action='cell'"):
-        CellPolicy(env.observation_space, env.action_space, lambda _: 1e-3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="21 actions.*128.*action='cell'"):
+        CellPolicy(
+            env.observation_space,
+            env.action_space,
+            lambda _: 1e-3,  # type: ignore[arg-type]
+            cell_scales=SCALES,
+        )

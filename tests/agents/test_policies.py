@@ -48,9 +48,10 @@ def play(policy: Any, *, count: int = 4) -> Episode:
 @pytest.mark.parametrize("initial", ["full_scene", None])
 @pytest.mark.parametrize("name", POLICIES)
 def test_all_look_equally_often_and_inside_the_scene(
-    name: str, initial: Any, make_rollout: MakeRollout
+    name: str, initial: Any, make_rollout: MakeRollout, make_segmentation_rollout: MakeRollout
 ) -> None:
-    rollout = make_rollout(budget=2, initial_glimpse=initial)
+    make = make_segmentation_rollout if name == "entropy_coarse_to_fine" else make_rollout
+    rollout = make(budget=2, initial_glimpse=initial)
     policy = POLICIES[name](rollout)
     policy = replace(policy, num_candidates=2) if isinstance(policy, Oracle) else policy
     episode = play(policy, count=2)
@@ -58,7 +59,7 @@ def test_all_look_equally_often_and_inside_the_scene(
     taken = episode.history[:, : num_glimpses(rollout)]
     assert (taken[..., 2] > 0).all()
     first_is_full = bool((taken[:, 0] == torch.tensor([0.0, 0.0, 1.0])).all())
-    assert first_is_full == (name != "random")
+    assert first_is_full == (name not in ("random", "fine_to_coarse"))
 
 
 def test_random_scales_and_places_follow_their_formula() -> None:
@@ -116,6 +117,51 @@ def test_coarse_to_fine_skips_what_something_else_has_seen(make_rollout: MakeRol
     seen = replace(episode, history=history, glimpses=episode.glimpses + 3)
     last = CoarseToFine(rollout=rollout)(seen, generators(1))
     assert (*last.centers[0].tolist(), float(last.scales[0])) == tuple(tiles[4].tolist())
+
+
+def test_fine_to_coarse_takes_the_finest_level_it_needs_first(make_rollout: MakeRollout) -> None:
+    policy = POLICIES["fine_to_coarse"](make_rollout(budget=20))  # 21 glimpses: 16, 4 and 1
+    scales = play(policy, count=2).history[:, :21, 2]
+    assert scales.tolist() == [[0.25] * 16 + [0.5] * 4 + [1.0]] * 2
+    short = POLICIES["fine_to_coarse"](make_rollout(budget=4))  # 5 glimpses: 4 and 1
+    history = play(short, count=2).history[:, :5]
+    assert history[..., 2].tolist() == [[0.5] * 4 + [1.0]] * 2
+    assert all(len(row[:4, :2].unique(dim=0)) == 4 for row in history)
+
+
+def test_entropy_coarse_to_fine_looks_where_the_references_does(
+    make_segmentation_rollout: MakeRollout,
+) -> None:
+    reference = pytest.importorskip("canvit_pytorch.policies.entropy")
+    rollout = make_segmentation_rollout(budget=20)
+    policy = POLICIES["entropy_coarse_to_fine"](rollout)
+    task, scenes = rollout.task, [SCENES[i] for i in range(3)]
+    episode = policy.rollout.start(scenes)
+    theirs = reference.EntropyGuidedC2F(
+        batch_size=3,
+        device=torch.device("cpu"),
+        num_glimpses=21,
+        canvas_grid_size=8,
+        canvas_logits=lambda canvas: task.model.logits(replace(episode.state, canvas=canvas)),
+    )
+    assert theirs.step(0, episode.state).scales.tolist() == [1.0] * 3
+    for t in range(1, 21):
+        wanted, chosen = theirs.step(t, episode.state), policy(episode, generators(3))
+        torch.testing.assert_close(chosen.centers, wanted.centers)
+        torch.testing.assert_close(chosen.scales, wanted.scales)
+        episode = policy.rollout.look(episode, chosen)
+    assert len({tuple(row.flatten().tolist()) for row in episode.history}) == 3
+
+
+def test_entropy_coarse_to_fine_refuses_what_it_can_not_read(
+    make_rollout: MakeRollout, make_segmentation_rollout: MakeRollout
+) -> None:
+    with pytest.raises(ValueError, match="this task has none"):
+        POLICIES["entropy_coarse_to_fine"](make_rollout())
+    rollout = make_segmentation_rollout()
+    odd = replace(rollout, glimpse=replace(rollout.glimpse, canvas_grid_size=12))
+    with pytest.raises(ValueError, match="canvas grid of 12.*power of two"):
+        POLICIES["entropy_coarse_to_fine"](odd)
 
 
 def test_repeated_full_scene(make_rollout: MakeRollout) -> None:
