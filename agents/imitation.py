@@ -25,16 +25,22 @@ from canvit_gym.geometry import Viewpoint
 from canvit_gym.sb3 import CanViTVecEnv
 from canvit_gym.scenes.base import Scene
 
-_MEMORY_STEPS = 64
+_MEMORY_STEPS = 128
+
+# Shares of the target's box. On 500 train scenes of CanViT-Emoji-v0, glimpses at scale 0.25 that
+# showed 20 to 40 % of it gained a tenth of what those gained that showed all, 60 to 80 % nearly all.
+_NOTHING, _ENOUGH = 0.3, 0.7
 
 
-def coverage_targets(viewpoints: Viewpoint, scenes: Sequence[Scene], *, worth: Tensor) -> Tensor:
+def coverage_targets(
+    viewpoints: Viewpoint, scenes: Sequence[Scene], *, worth: Tensor
+) -> Tensor:
     """The distribution to imitate over A listed viewpoints: float32 [B, A], rows sum to 1.
 
-    A viewpoint counts as much as it is worth (float32 [B, A]) where its crop holds the whole target
-    box, and nothing elsewhere; so a policy that imitates this puts most on the viewpoint with the
-    best product of the two: how probably it shows the target, and what that is worth. Raises
-    ValueError for scenes that do not say where their target is.
+    A viewpoint counts as much as it is worth (float32 [B, A]) where its crop shows most of the
+    target box, and nothing where it shows little; so a policy that imitates this puts most on the
+    viewpoint with the best product of the two: how probably it shows the target, and what that is
+    worth. Raises ValueError for scenes that do not say where their target is.
     """
     boxes = []
     for scene in scenes:
@@ -48,10 +54,10 @@ def coverage_targets(viewpoints: Viewpoint, scenes: Sequence[Scene], *, worth: T
         boxes.append([2 * edge / size - 1 for edge in (box.top, box.left, box.bottom, box.right)])
     low, high = torch.tensor(boxes)[:, None].split(2, dim=-1)  # [B, 1, 2] each
     centers, scales = viewpoints.centers.cpu(), viewpoints.scales.cpu()[:, None]
-    tolerance = 1e-4
-    inside = (low >= centers - scales - tolerance) & (high <= centers + scales + tolerance)
-    mass = inside.all(dim=-1) * worth
-    # Between coarse cells no crop may hold all of a large target: then every place is as good.
+    edges = torch.minimum(high, centers + scales) - torch.maximum(low, centers - scales)
+    share = (edges.clamp(min=0) / (high - low)).prod(dim=-1)
+    mass = worth * ((share - _NOTHING) / (_ENOUGH - _NOTHING)).clamp(0, 1)
+    # Between coarse cells no crop may show enough of a large target: then all are as good.
     mass = torch.where(mass.sum(dim=1, keepdim=True) > 0, mass, worth)
     return mass / mass.sum(dim=1, keepdim=True)
 

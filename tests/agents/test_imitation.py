@@ -23,17 +23,19 @@ def scene(*, top: int, left: int, size: int = 8) -> Scene:
     )
 
 
-def test_only_crops_that_hold_the_target_count_and_by_what_their_scale_is_worth() -> None:
+def test_crops_count_by_how_much_of_the_target_they_show_and_what_their_scale_is_worth() -> None:
     actions = cell_actions(grid_size=4, scales=(0.25, 0.5))
     wanted = coverage_targets(actions.viewpoints, [scene(top=36, left=4)], worth=WORTH)[0]
     assert wanted.sum() == pytest.approx(1)
-    fine, coarse = wanted.reshape(2, 4, 4)
+    fine, coarse = wanted.reshape(2, 4, 4) / wanted.max()
     # The box covers rows 36..44 and columns 4..12 of 64: at scale 0.25 one 16 px cell holds it.
-    assert fine.nonzero().tolist() == [[2, 0]]
-    assert fine[2, 0] == pytest.approx(2 * float(coarse.max()))
-    # At scale 0.5 a crop is 32 px: it must hold those rows and columns.
-    rows, cols = coarse.nonzero().T.tolist()
-    assert set(rows) == {2, 3} and set(cols) == {0}  # crops from rows 24 and 32, from column 0
+    assert fine.nonzero().tolist() == [[2, 0]] and fine[2, 0] == 1
+    # At scale 0.5 crops are 32 px. From rows 24 and 32 and column 0 they hold it, at half the
+    # worth; from row 8 or column 8 they show half of it, which counts half; both, a quarter: none.
+    expected = torch.zeros(4, 4)
+    expected[2:, 0] = 0.5
+    expected[1, 0] = expected[2, 1] = expected[3, 1] = 0.25
+    torch.testing.assert_close(coarse, expected)
 
 
 def test_a_target_that_fits_no_crop_makes_every_place_as_good() -> None:

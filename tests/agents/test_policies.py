@@ -129,6 +129,7 @@ def test_fine_to_coarse_takes_the_finest_level_it_needs_first(make_rollout: Make
     assert all(len(row[:4, :2].unique(dim=0)) == 4 for row in history)
 
 
+@torch.inference_mode()
 def test_entropy_coarse_to_fine_looks_where_the_references_does(
     make_segmentation_rollout: MakeRollout,
 ) -> None:

@@ -104,7 +104,7 @@ def test_the_dataset_iou_is_the_references(task: Segmentation) -> None:
         enlarged = F.interpolate(belief, size=(16, 16), mode="bilinear", align_corners=False)
         reference.update(enlarged.argmax(dim=1), masks)
     ours = (intersection / union)[union > 0].mean()
-    assert 0.2 < reference.compute() < 0.9
+    assert 0.1 < reference.compute() < 0.9
     assert float(ours) == pytest.approx(reference.compute(), abs=1e-6)
 
 
