@@ -1,4 +1,4 @@
-"""Train policies and judge them: `python -m agents train | evaluate | demo`."""
+"""Train policies and judge them: `python -m agents --help`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 
 EMOJI = "CanViT-Emoji-v0"
+_SCENES = 200
 _TRUST = "A trained policy holds a pickle, which can run any code: only load ones that you trust."
 
 
@@ -45,10 +46,30 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m agents",
         description="Train policies that choose where CanViT looks, and judge them.",
     )
-    commands = parser.add_subparsers(required=True, metavar="train | evaluate | demo")
-    for add in (_add_train, _add_evaluate, _add_demo):
+    commands = parser.add_subparsers(
+        required=True, metavar="headroom | train | evaluate | compare | demo"
+    )
+    for add in (_add_headroom, _add_train, _add_evaluate, _add_compare, _add_demo):
         add(commands)
     return parser
+
+
+def _add_headroom(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "headroom",
+        _headroom,
+        help="before any training: is there anything to learn about where to look?",
+    )
+    _add_environment(parser)
+    _add_judging(parser)
+    parser.add_argument(
+        "--candidates",
+        type=_positive,
+        default=24,
+        metavar="K",
+        help="viewpoints that the oracle tries before each glimpse (default: %(default)s)",
+    )
 
 
 def _add_train(commands: Any) -> None:
@@ -82,26 +103,32 @@ def _add_evaluate(commands: Any) -> None:
         nargs="+",
         required=True,
         metavar="POLICY",
-        help="names of baselines (random, full_then_random, coarse_to_fine, repeated_full_scene) "
-        "and upper bounds (target, oracle), 'pretrained', or directories of trained policies. "
-        + _TRUST,
+        help="names of baselines (random, full_then_random, coarse_to_fine, fine_to_coarse, "
+        "entropy_coarse_to_fine, repeated_full_scene) and upper bounds (target, oracle), "
+        "'pretrained', or directories of trained policies. " + _TRUST,
     )
+    _add_judging(parser)
     parser.add_argument(
-        "--scenes", type=_positive, default=200, help="how many (default: %(default)s)"
+        "--regret",
+        type=_positive,
+        metavar="K",
+        help="compare every choice with K other viewpoints (K glimpses more each)",
     )
-    parser.add_argument(
-        "--split", default="test", help="which scenes, such as test_style (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="directory for summary.json and each policy's trajectories; "
-        "what is finished there is not played again",
-    )
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--pictures", type=_positive, metavar="N", help="draw N episodes of each policy in --out"
     )
+
+
+def _add_compare(commands: Any) -> None:
+    parser = _command(
+        commands, "compare", _compare, help="compare two saved policies scene by scene"
+    )
+    for name in ("first", "second"):
+        parser.add_argument(
+            name,
+            metavar="DIR:POLICY",
+            help="a directory that evaluate wrote, and a policy where it holds several",
+        )
 
 
 def _add_demo(commands: Any) -> None:
@@ -134,7 +161,9 @@ def _add_environment(parser: argparse.ArgumentParser) -> None:
         "--budget", type=_positive, help="glimpses to choose (default: the environment's)"
     )
     parser.add_argument(
-        "--scenes-root", metavar="PATH", help="folder of pictures, for CanViT-IN1k-v0"
+        "--scenes-root",
+        metavar="PATH",
+        help="folder of pictures, for CanViT-IN1k-v0 and CanViT-ADE20K-v0",
     )
     parser.add_argument("--device", help="such as cuda (default: cpu)")
     parser.add_argument(
@@ -145,6 +174,26 @@ def _add_environment(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="further keyword arguments of the environment",
     )
+
+
+def _add_judging(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scenes",
+        type=_number_of_scenes,
+        metavar="N",
+        help=f"how many, or all (default: {_SCENES}, or all where there are fewer)",
+    )
+    parser.add_argument(
+        "--split", default="test", help="which scenes, such as test_style (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="directory for summary.json, manifest.json and what each policy saw; what is finished "
+        "there is not played again",
+    )
+    parser.add_argument("--seed", type=int, default=0)
 
 
 def _environment_kwargs(args: argparse.Namespace) -> dict[str, Any]:
@@ -167,6 +216,17 @@ def _positive(text: str) -> int:
     return number
 
 
+def _number_of_scenes(text: str) -> int | str:
+    return text if text == "all" else _positive(text)
+
+
+def _count(asked: int | str | None, available: int) -> int:
+    """How many scenes are meant."""
+    if asked is None:
+        return min(_SCENES, available)
+    return available if isinstance(asked, str) else asked
+
+
 def _key_value(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not key.isidentifier() or not equals:
@@ -178,6 +238,26 @@ def _key_value(text: str) -> tuple[str, Any]:
 
 
 # The commands. They import what they need, so that --help is quick.
+
+
+def _headroom(args: argparse.Namespace) -> None:
+    from agents.evaluate import make_benchmark
+    from agents.headroom import format_headroom, headroom
+
+    kwargs = _environment_kwargs(args)
+    benchmark = make_benchmark(args.env, split=args.split, env_kwargs=kwargs)
+    train = make_benchmark(args.env, split="train", env_kwargs=kwargs).env.scenes
+    summary = headroom(
+        benchmark,
+        train=train,
+        num_scenes=_count(args.scenes, len(benchmark.env.scenes)),
+        num_candidates=args.candidates,
+        out=args.out,
+        seed=args.seed,
+    )
+    print(format_headroom(summary))
+    if args.out is not None:
+        print(f"\nSaved in {args.out / 'summary.json'}.")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -208,15 +288,21 @@ def _evaluate(args: argparse.Namespace) -> None:
         env_id, split=args.split, env_kwargs={**trained, **_environment_kwargs(args)}
     )
     policies = make_policies(args.policies, env_id=env_id, env=benchmark.env)
+    scenes = benchmark.env.scenes
+    num_scenes = _count(args.scenes, len(scenes))
     summary = evaluate(
-        policies, benchmark=benchmark, num_scenes=args.scenes, out=args.out, seed=args.seed
+        policies,
+        benchmark=benchmark,
+        num_scenes=num_scenes,
+        out=args.out,
+        seed=args.seed,
+        candidates=args.regret,
     )
     print(format_table(summary))
     if args.out is not None:
         print(f"\nSaved in {args.out / 'summary.json'}.")
     if args.pictures:
-        scenes = benchmark.env.scenes
-        indices = scene_indices(scenes, args.scenes)[: args.pictures].tolist()
+        indices = scene_indices(scenes, num_scenes)[: args.pictures].tolist()
         draw_filmstrips(
             policies,
             scenes=scenes,
@@ -225,6 +311,12 @@ def _evaluate(args: argparse.Namespace) -> None:
             seed=args.seed,
         )
         print(f"Pictures of episodes are in {args.out / 'pictures'}.")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from agents.compare import compare, find_run, format_comparison
+
+    print(format_comparison(compare(find_run(args.first), find_run(args.second))))
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -62,10 +62,52 @@ def test_evaluate_prints_a_table_and_writes_the_summary(
     assert "full_then_random" in printed and str(out / "summary.json") in printed
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["num_scenes"], summary["budget"], summary["split"]) == (3, 2, "test")
+    assert (out / "manifest.json").is_file() and len(list(out.glob("*.parquet"))) == 2
     assert sorted(path.name for path in (out / "pictures").iterdir()) == [
         "000000-full_then_random.png",
         "000000-target.png",
     ]
+
+
+def test_saved_runs_are_compared(
+    backbone: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["evaluate", "--env", ENV, "--scenes", "3", "--budget", "1", *backbone]
+    for name in ("target", "random"):
+        out = str(tmp_path / name)
+        assert main([*arguments, "--policies", name, "--out", out, "--regret", "2"]) == 0
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "target"), f"{tmp_path / 'random'}:random"]) == 0
+    shown = capsys.readouterr().out
+    assert "accuracy after each glimpse, 3 scenes, paired" in shown and "\nt1 " in shown
+    arguments[arguments.index("3")] = "2"
+    assert main([*arguments, "--policies", "target", "--out", str(tmp_path / "two")]) == 0
+    assert main(["compare", str(tmp_path / "two"), str(tmp_path / "random")]) == 2
+    assert "differ in scenes, so" in capsys.readouterr().err
+
+
+def test_headroom_before_any_training(
+    backbone: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["headroom", "--env", ENV, "--scenes", "2", "--budget", "1", "--candidates", "2"]
+    assert main([*arguments, "--out", str(tmp_path), *backbone]) == 0
+    shown = capsys.readouterr().out
+    assert "score: share of the way from full_then_random to oracle at t1" in shown
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["split"] == "test" and "fixed_sequence" in summary["score"]
+
+
+def test_all_scenes_where_there_are_few(
+    env_kwargs: dict[str, dict[str, Any]], tmp_path: Path, imagenet_folder: Path
+) -> None:
+    arguments = ["evaluate", "--env", "CanViT-IN1k-v0", "--policies", "repeated_full_scene"]
+    arguments += ["--split", "all", "--scenes-root", str(imagenet_folder), "--budget", "1"]
+    settings = {k: v for k, v in env_kwargs["CanViT-IN1k-v0"].items() if k != "scenes"}
+    arguments += ["--env-kwargs", *(f"{key}={value}" for key, value in settings.items())]
+    for i, scenes in enumerate(([], ["--scenes", "all"])):
+        assert main([*arguments, *scenes, "--out", str(tmp_path / str(i))]) == 0
+        summary = json.loads((tmp_path / str(i) / "summary.json").read_text())
+        assert summary["num_scenes"] == 8
 
 
 def test_evaluate_makes_the_environment_of_the_trained_policy(
@@ -124,6 +166,10 @@ def test_another_backbone_is_refused(
         ["evaluate", "--env", ENV],
         ["evaluate", "--env", ENV, "--policies", "random", "--scenes", "0"],
         ["evaluate", "--env", ENV, "--policies", "random", "--env-kwargs", "budget"],
+        ["evaluate", "--env", ENV, "--policies", "random", "--scenes", "most"],
+        ["evaluate", "--env", ENV, "--policies", "random", "--regret", "0"],
+        ["headroom"],
+        ["compare", "one"],
         ["train", "--env", ENV],
         ["train", "--env", ENV, "--out", "x", "--action", "jump"],
     ],
@@ -135,13 +181,13 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     assert "usage: python -m agents" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["headroom", "train", "evaluate", "compare", "demo"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert "--out" in shown
+    assert ("--out" in shown) == (command != "compare")
     assert ("pickle" in shown) == (command == "evaluate")
 
 

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import agents.evaluate
-from agents.evaluate import (
-    Benchmark,
-    Trajectories,
-    evaluate,
-    format_table,
-    make_benchmark,
-    pairs,
-    play,
-    play_batch,
-    scene_indices,
-    summarize,
-)
+import agents.playing
+from agents.evaluate import Benchmark, evaluate, format_table, make_benchmark, summarize
+from agents.evidence import Trajectories, load_evidence, scene_digest
+from agents.playing import Peek, batch_size, play, play_batch, scene_indices
 from agents.policies import POLICIES, load_policy, make_policies
 from agents.policies.base import Policy
+from agents.policies.oracle import Oracle
+from canvit_gym.envs.rollout import Episode
 from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym.geometry import OFFICIAL_GLIMPSE, Viewpoint
 from canvit_gym.scenes.base import Scene
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.scenes.folder import FolderScenes
@@ -53,8 +51,9 @@ def run(policies: dict[str, Policy], benchmark: Benchmark, **kwargs: Any) -> dic
 
 def same(one: Trajectories, other: Trajectories) -> bool:
     return (
-        np.array_equal(one.correct, other.correct)
-        and np.allclose(one.potential, other.potential, atol=1e-4)
+        np.array_equal(one.scenes, other.scenes)
+        and np.array_equal(one.outcome["correct"], other.outcome["correct"])
+        and np.allclose(one.potentials["log_prob"], other.potentials["log_prob"], atol=1e-4)
         and np.allclose(one.viewpoints, other.viewpoints, atol=1e-6)
     )
 
@@ -83,26 +82,31 @@ def test_every_policy_plays_the_same_scenes(benchmark: Benchmark) -> None:
 
 def test_what_is_recorded_is_what_happened(benchmark: Benchmark) -> None:
     policy = POLICIES["full_then_random"](benchmark.env.rollout)
-    played = play(policy, scenes=benchmark.env.scenes, num_scenes=4, potential="prob", name="x")
-    rollout, scenes = benchmark.env.rollout, benchmark.env.scenes
-    steps = play_batch(policy, scenes=scenes, indices=range(4), name="x")
+    played = play(policy, scenes=benchmark.env.scenes, num_scenes=4, name="x")
+    scenes = [benchmark.env.scenes[i] for i in range(4)]
+    steps = play_batch(policy, scenes=benchmark.env.scenes, indices=range(4), name="x")
     assert len(steps) == 3
     for t, step in enumerate(steps):
         prediction = step.belief.argmax(dim=1).numpy()
-        labels = np.array([scenes[i].label for i in range(4)])
-        np.testing.assert_array_equal(played.correct[:, t], prediction == labels)
-        np.testing.assert_allclose(played.potential[:, t], step.potentials["prob"].numpy())
+        labels = np.array([scene.label for scene in scenes])
+        np.testing.assert_array_equal(played.outcome["correct"][:, t], prediction == labels)
+        np.testing.assert_array_equal(played.outcome["prediction"][:, t], prediction)
+        np.testing.assert_array_equal(played.outcome["label"][:, t], labels)
+        assert played.potentials.keys() == step.potentials.keys()
+        for name, values in step.potentials.items():
+            np.testing.assert_allclose(played.potentials[name][:, t], values.numpy())
     np.testing.assert_array_equal(played.viewpoints, steps[-1].history.numpy())
-    first = rollout.start([scenes[i] for i in range(4)]).potentials["prob"].numpy()
-    last = steps[-1].potentials["prob"].numpy()
-    np.testing.assert_allclose(played.returns, last - first)
+    np.testing.assert_array_equal(played.scenes, range(4))
+    assert played.names == tuple(scene.name for scene in scenes)
+    assert played.digests == tuple(map(scene_digest, scenes)) and not played.peeks
 
 
 def test_a_blind_start_counts_from_its_first_glimpse(benchmark: Benchmark) -> None:
     policy = POLICIES["random"](benchmark.env.rollout)
     played = play(policy, scenes=benchmark.env.scenes, num_scenes=4)
-    assert played.correct.shape == (4, 3) and played.viewpoints.shape == (4, 3, 3)
+    assert played.potentials["prob"].shape == (4, 3) and played.viewpoints.shape == (4, 3, 3)
     assert (played.viewpoints[..., 2] < 1).all()
+    assert len(play_batch(policy, scenes=benchmark.env.scenes, indices=[0], name="x")) == 3
 
 
 def test_chance_depends_on_the_scene_and_not_on_its_company(
@@ -119,19 +123,109 @@ def test_chance_depends_on_the_scene_and_not_on_its_company(
     assert not np.array_equal(played(seed=1).viewpoints, whole.viewpoints)
     assert not np.array_equal(played(name="other").viewpoints, whole.viewpoints)
     assert len(np.unique(whole.viewpoints[:, 0, 2])) == 7
-    monkeypatch.setattr(agents.evaluate, "_BATCH", 3)
+    monkeypatch.setattr(agents.playing, "MAX_BATCH", 3)
     assert same(played(), whole)
+
+
+class Wrapped:
+    """Scenes behind something that keeps them."""
+
+    def __init__(self, scenes: Any) -> None:
+        self.scenes = scenes
+
+    def __len__(self) -> int:
+        return len(self.scenes)
 
 
 def test_folders_are_sampled_across_their_classes(imagenet_folder: Path) -> None:
     folder = FolderScenes(imagenet_folder, size_px=32)
     assert scene_indices(folder, 4).tolist() == [0, 2, 4, 6]
+    assert scene_indices(Wrapped(folder), 4).tolist() == [0, 2, 4, 6]  # type: ignore[arg-type]
     assert {folder.labels[i] for i in scene_indices(folder, 4)} == set(folder.labels)
     assert scene_indices(folder, 8).tolist() == list(range(8))
     assert scene_indices(EmojiScenes(split="test"), 3).tolist() == [0, 1, 2]
     for wrong in (0, 9):
         with pytest.raises(ValueError, match="there are 8; give a number from 1 to 8"):
             scene_indices(folder, wrong)
+
+
+def test_batches_fit_into_memory(benchmark: Benchmark) -> None:
+    assert batch_size(benchmark.env.rollout, scene_size_px=128) == agents.playing.MAX_BATCH
+
+    def canvit_b(canvas_grid_size: int, scene_size_px: int = 512) -> int:
+        config = SimpleNamespace(num_canvas_registers=16, canvas_dim=1024)
+        model = SimpleNamespace(canvit=SimpleNamespace(config=config))
+        task = SimpleNamespace(model=model, class_names=("x",) * 150, decodes_canvas=True)
+        glimpse = replace(OFFICIAL_GLIMPSE, canvas_grid_size=canvas_grid_size)
+        rollout: Any = SimpleNamespace(task=task, glimpse=glimpse)
+        return batch_size(rollout, scene_size_px=scene_size_px)
+
+    assert 8 <= canvit_b(64) <= 16
+    assert 32 <= canvit_b(32) <= 64
+    assert canvit_b(8) == agents.playing.MAX_BATCH
+    assert canvit_b(4096) == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched(Policy):
+    """Looks at the full scene, and counts the moments whose canvases are still in memory."""
+
+    seen: list[Any] = field(default_factory=list)
+    alive: list[int] = field(default_factory=list)
+
+    def __call__(self, episode: Episode, generators: Any) -> Viewpoint:
+        self.seen.append(weakref.ref(episode.state.canvas))
+        self.alive.append(sum(canvas() is not None for canvas in self.seen))
+        return Viewpoint.full_scene(batch_size=episode.batch_size)
+
+
+def test_moments_do_not_pile_up(benchmark: Benchmark) -> None:
+    policy = Watched(rollout=replace(benchmark.env.rollout, budget=6))
+    play(policy, scenes=benchmark.env.scenes, num_scenes=2)
+    assert policy.alive == [1] * 6
+
+
+# -- what else could have been chosen --------------------------------------------------------------
+
+
+def test_choices_are_ranked_among_candidates(benchmark: Benchmark) -> None:
+    policy = POLICIES["coarse_to_fine"](benchmark.env.rollout)
+    scenes, peek = benchmark.env.scenes, Peek(num_candidates=5, potential="prob")
+    played = play(policy, scenes=scenes, num_scenes=3, name="x", peek=peek)
+    plain = play(policy, scenes=scenes, num_scenes=3, name="x")
+    assert same(played, plain)  # looking ahead changes no choice
+
+    generators = [agents.playing._generator(0, "candidates", i) for i in range(3)]
+    oracle = Oracle(rollout=policy.rollout, num_candidates=5)
+    steps = play_batch(policy, scenes=scenes, indices=range(3), name="x")
+    for t, step in enumerate(steps[:-1]):
+        tried = oracle.candidates(step, generators)
+        after = torch.stack([policy.rollout.look(step, v).potentials["prob"] for v in tried])
+        chosen = steps[t + 1].potentials["prob"]
+        found = {name: values[:, t + 1] for name, values in played.peeks.items()}
+        np.testing.assert_allclose(found["best_candidate"], after.amax(dim=0), atol=1e-5)
+        expected = 1 + (after > chosen).sum(dim=0)
+        np.testing.assert_array_equal(found["rank"], expected)
+    assert all(np.isnan(values[:, 0]).all() for values in played.peeks.values())
+
+
+def test_a_blind_first_choice_is_ranked_too(benchmark: Benchmark) -> None:
+    policy = POLICIES["random"](benchmark.env.rollout)
+    peek = Peek(num_candidates=4, potential="log_prob")
+    played = play(policy, scenes=benchmark.env.scenes, num_scenes=3, peek=peek)
+    assert played.peeks["rank"].shape == (3, 3)
+    assert np.isin(played.peeks["rank"], range(1, 6)).all()
+
+
+def test_regret_is_reported_and_kept(benchmark: Benchmark, tmp_path: Path) -> None:
+    policies = quick(benchmark, ("target",))
+    summary = run(policies, benchmark, out=tmp_path, num_scenes=3, candidates=3)
+    found = summary["policies"]["target"]["regret"]
+    assert found["candidates"] == 3 and found["rank"][0] is None
+    assert 1 <= found["rank"][1] <= 4
+    again = run(policies, benchmark, out=tmp_path, num_scenes=3, candidates=3)
+    assert again == summary
+    assert "regret" not in run(policies, benchmark, num_scenes=3)["policies"]["target"]
 
 
 # -- the summary -----------------------------------------------------------------------------------
@@ -150,8 +244,9 @@ def test_summary(benchmark: Benchmark, tmp_path: Path) -> None:
     assert list(summary["policies"]) == list(QUICK)
     for row in summary["policies"].values():
         assert len(row["accuracy"]) == 3
-        assert all(0 <= value <= 1 for value in row["accuracy"])
-        assert isinstance(row["return_mean"], float)
+        assert row["accuracy"] == pytest.approx(row["potentials"]["correct"])
+        expected = row["potentials"]["log_prob"][-1] - row["potentials"]["log_prob"][0]
+        assert row["return_mean"] == pytest.approx(expected)
     firsts = {name: row["accuracy"][0] for name, row in summary["policies"].items()}
     assert firsts["full_then_random"] == firsts["coarse_to_fine"] == firsts["target"]
     assert set(summary["paired"]) == {
@@ -165,48 +260,29 @@ def test_summary(benchmark: Benchmark, tmp_path: Path) -> None:
     assert summary["paired"]["target - full_then_random"]["high"][0] == 0  # t0 is the same
 
 
+def test_the_summary_follows_from_the_files_alone(benchmark: Benchmark, tmp_path: Path) -> None:
+    summary = run(quick(benchmark), benchmark, out=tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    loaded = {
+        name: load_evidence(tmp_path / policy["file"])
+        for name, policy in manifest["policies"].items()
+    }
+    assert summarize(loaded) == summary
+    assert manifest["scenes"]["count"] == 6 and manifest["backbone"]["sha256"] == "0" * 64
+
+
 def test_trained_policies_are_compared_with_all_others(
-    benchmark: Benchmark, save_untrained: Callable[..., Path]
+    benchmark: Benchmark, save_untrained: Callable[..., Path], tmp_path: Path
 ) -> None:
     directory = save_untrained(benchmark.env, env_kwargs={"budget": 2})
     learned = load_policy(directory, env_id=ENV, env=benchmark.env)
-    summary = run({"mine": learned, **quick(benchmark)}, benchmark)
+    policies = {"mine": learned, **quick(benchmark)}
+    summary = run(policies, benchmark, out=tmp_path / "out", num_scenes=3)
     assert [name for name in summary["paired"] if name.startswith("mine")] == [
         f"mine - {name}" for name in QUICK
     ]
-
-
-def test_share_of_the_way(benchmark: Benchmark) -> None:
-    def played(*correct: int) -> Trajectories:
-        return Trajectories(
-            correct=np.array(correct, dtype=bool)[:, None],
-            potential=np.zeros((len(correct), 1), dtype=np.float32),
-            viewpoints=np.zeros((len(correct), 1, 3), dtype=np.float32),
-        )
-
-    low, middle, high = played(0, 0, 0, 1), played(1, 0, 0, 1), played(1, 1, 0, 1)
-    summary = summarize(
-        {"mine": middle, "full_then_random": low, "target": high},
-        learned=["mine"],
-        benchmark=benchmark,
-    )
-    assert summary["share_of_the_way"]["mine from full_then_random to target"]["share"] == 0.5
-    json.dumps(summary, allow_nan=False)
-    no_way = {"mine": middle, "full_then_random": low, "target": low}
-    assert not summarize(no_way, learned=["mine"], benchmark=benchmark)["share_of_the_way"]
-
-
-def test_pairs() -> None:
-    names = ["a", "full_then_random", "b", "oracle"]
-    assert pairs(names, learned=["a", "b"]) == [
-        ("a", "full_then_random"),
-        ("a", "b"),
-        ("a", "oracle"),
-        ("b", "full_then_random"),
-        ("b", "oracle"),
-        ("oracle", "full_then_random"),
-    ]
-    assert pairs(["oracle", "target"], learned=[]) == []
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["policies"]["mine"]["settings"]["sha256"] == learned.sha256
 
 
 def test_table(benchmark: Benchmark) -> None:
@@ -267,6 +343,7 @@ def test_other_settings_are_played_anew(
     assert again(replace(oracle, rollout=longer.env.rollout), longer) == 6
     assert again(benchmark=replace(benchmark, env_kwargs={"scenes": "elsewhere"})) == 7
     assert again(benchmark=replace(benchmark, env=make_vector(1, budget=2, reward="prob"))) == 8
+    assert again(candidates=2) == 9
 
 
 def test_a_damaged_file_is_played_anew(
@@ -274,7 +351,7 @@ def test_a_damaged_file_is_played_anew(
 ) -> None:
     policies = quick(benchmark, ("target",))
     before = run(policies, benchmark, out=tmp_path, num_scenes=2)
-    (saved,) = tmp_path.glob("*.npz")
+    (saved,) = tmp_path.glob("*.parquet")
     saved.write_bytes(saved.read_bytes()[:100])
     assert run(policies, benchmark, out=tmp_path, num_scenes=2) == before
     assert plays == ["target", "target"]

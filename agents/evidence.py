@@ -1,0 +1,203 @@
+"""What was seen: one Parquet file for each policy, from which every number of a summary follows.
+
+A row is a glimpse of a scene, t0 to tT of the first scene, then of the second, and so on:
+
+scene, scene_name, scene_digest: index in the scenes, `Scene.name`, and a digest of its content.
+t, row, col, scale: which glimpse, and where.
+potential_<name>: each potential of the task after the glimpse.
+The task's outcome after the glimpse: label, prediction and correct, or the lists intersection and
+union, in pixels, with an entry for each class.
+best_candidate, rank: only with `--regret`; see `Trajectories.peeks`.
+
+The file's metadata holds the settings that decide the content, and the versions that made it, as
+JSON under the key "canvit_gym".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from canvit_gym.scenes.base import Scene
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "What policies see is saved with pyarrow, which is not installed; run "
+        'pip install "canvit-gym[agents]".'
+    ) from error
+
+_KEY = b"canvit_gym"
+_POTENTIAL = "potential_"
+_SCENE = ("scene", "scene_name", "scene_digest")
+_VIEWPOINT = ("row", "col", "scale")
+PEEKS = ("best_candidate", "rank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectories:
+    """What one policy did on N scenes, t0 to tT.
+
+    scenes: int64 [N], indices. names, digests: of each of them.
+    viewpoints: float32 [N, T + 1, 3], (row, col, scale).
+    potentials: float32 [N, T + 1] by name.
+    outcome: the task's, by name; bool or int32 [N, T + 1, ...].
+    peeks: by name in PEEKS, float32 [N, T + 1], NaN where the glimpse was not chosen; empty where
+    nobody peeked. best_candidate: the highest potential that one of some candidate viewpoints would
+    have led to. rank: 1 + how many of them would have led higher than the chosen viewpoint did.
+    """
+
+    scenes: np.ndarray
+    names: tuple[str, ...]
+    digests: tuple[str, ...]
+    viewpoints: np.ndarray
+    potentials: dict[str, np.ndarray]
+    outcome: dict[str, np.ndarray]
+    peeks: dict[str, np.ndarray]
+
+    @property
+    def num_scenes(self) -> int:
+        return len(self.scenes)
+
+    @property
+    def num_glimpses(self) -> int:
+        """T + 1."""
+        return self.viewpoints.shape[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What one policy did, the settings that decided it, and the versions that played it."""
+
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    seen: Trajectories
+
+
+def concatenate(parts: list[Trajectories]) -> Trajectories:
+    """One after the other; all of the same task and number of glimpses."""
+
+    def joined(field: str) -> dict[str, np.ndarray]:
+        first: dict[str, np.ndarray] = getattr(parts[0], field)
+        return {name: np.concatenate([getattr(p, field)[name] for p in parts]) for name in first}
+
+    return Trajectories(
+        scenes=np.concatenate([part.scenes for part in parts]),
+        names=tuple(name for part in parts for name in part.names),
+        digests=tuple(digest for part in parts for digest in part.digests),
+        viewpoints=np.concatenate([part.viewpoints for part in parts]),
+        potentials=joined("potentials"),
+        outcome=joined("outcome"),
+        peeks=joined("peeks"),
+    )
+
+
+def scene_digest(scene: Scene) -> str:
+    """Sixteen hexadecimal digits that tell its picture, label and mask from others."""
+    digest = hashlib.sha256(f"{scene.picture.shape} {scene.label}".encode())
+    digest.update(np.ascontiguousarray(scene.picture).data)
+    if scene.mask is not None:
+        digest.update(np.ascontiguousarray(scene.mask).data)
+    return digest.hexdigest()[:16]
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def evidence_path(out: Path, settings: dict[str, Any]) -> Path:
+    """Where a policy's evidence lies in a run directory: other settings, other file."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", settings["policy"]["name"]).strip("_.")
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return out / f"{name}-{digest[:12]}.parquet"
+
+
+def save_evidence(path: Path, evidence: Evidence) -> None:
+    """Write the file whole or not at all."""
+    metadata = {"settings": evidence.settings, "versions": evidence.versions}
+    table = _table(evidence.seen).replace_schema_metadata({_KEY: json.dumps(metadata).encode()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(table, partial, compression="zstd")
+    partial.replace(path)
+
+
+def load_evidence(path: Path) -> Evidence:
+    """Raises FileNotFoundError, or ValueError where the file is damaged or something else."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}; play the policy again with the same --out.")
+    try:
+        table = pq.read_table(path)
+        metadata = json.loads((table.schema.metadata or {})[_KEY])
+        return Evidence(
+            settings=metadata["settings"], versions=metadata["versions"], seen=_trajectories(table)
+        )
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} holds no evidence of this version ({type(error).__name__}); play the policy "
+            "again with the same --out."
+        ) from error
+
+
+def _table(seen: Trajectories) -> pa.Table:
+    count, glimpses = seen.num_scenes, seen.num_glimpses
+
+    def for_each_scene(values: Any) -> pa.Array:
+        of_row = pa.array(np.repeat(np.arange(count, dtype=np.int32), glimpses))
+        return pa.DictionaryArray.from_arrays(of_row, pa.array(values, pa.string()))
+
+    columns: dict[str, Any] = {
+        "scene": np.repeat(seen.scenes, glimpses),
+        "scene_name": for_each_scene(seen.names),
+        "scene_digest": for_each_scene(seen.digests),
+        "t": np.tile(np.arange(glimpses, dtype=np.int32), count),
+    }
+    for i, axis in enumerate(_VIEWPOINT):
+        columns[axis] = np.ascontiguousarray(seen.viewpoints[..., i]).ravel()
+    columns |= {_POTENTIAL + name: values.ravel() for name, values in seen.potentials.items()}
+    columns |= {name: _outcome_column(values) for name, values in seen.outcome.items()}
+    for name, values in seen.peeks.items():
+        columns[name] = pa.array(values.ravel(), mask=np.isnan(values.ravel()))
+    return pa.table(columns)
+
+
+def _outcome_column(values: np.ndarray) -> pa.Array:
+    if values.ndim == 2:
+        return pa.array(values.ravel())
+    width = values.shape[2]
+    offsets = np.arange(0, values.size + 1, width, dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
+
+
+def _trajectories(table: pa.Table) -> Trajectories:
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    glimpses = int(columns["t"].to_numpy().max()) + 1
+
+    def grid(name: str) -> np.ndarray:
+        column = columns[name]
+        is_list = pa.types.is_list(column.type)
+        values = (column.flatten() if is_list else column).to_numpy(zero_copy_only=False)
+        shape = (len(table) // glimpses, glimpses)
+        return values.reshape(*shape, -1) if is_list else values.reshape(shape)
+
+    def of_scenes(name: str) -> tuple[str, ...]:
+        return tuple(columns[name].cast(pa.string()).to_pylist()[::glimpses])
+
+    potentials = [name for name in columns if name.startswith(_POTENTIAL)]
+    known = {*_SCENE, "t", *_VIEWPOINT, *potentials, *PEEKS}
+    return Trajectories(
+        scenes=grid("scene")[:, 0],
+        names=of_scenes("scene_name"),
+        digests=of_scenes("scene_digest"),
+        viewpoints=np.stack([grid(axis) for axis in _VIEWPOINT], axis=-1),
+        potentials={name.removeprefix(_POTENTIAL): grid(name) for name in potentials},
+        outcome={name: grid(name) for name in columns if name not in known},
+        peeks={name: grid(name) for name in PEEKS if name in columns},
+    )

@@ -1,0 +1,67 @@
+"""Evidence made by hand, for what needs no model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from agents.evidence import Evidence, Trajectories
+
+
+def classified(correct: Any, *, name: str = "a", learned: bool = False, **changes: Any) -> Evidence:
+    """Of a classification: correct [N, T + 1], and potentials that follow from it."""
+    correct = np.array(correct, dtype=bool)
+    labels = np.broadcast_to(np.arange(len(correct), dtype=np.int32)[:, None], correct.shape)
+    seen = trajectories(
+        potentials={"log_prob": np.where(correct, -0.25, -1.5), "correct": correct},
+        outcome={"label": labels, "prediction": labels + ~correct, "correct": correct},
+    )
+    return Evidence(settings=settings(name, learned, **changes), versions={}, seen=seen)
+
+
+def segmented(intersection: Any, union: Any, *, name: str = "a", **changes: Any) -> Evidence:
+    """Of a segmentation: intersection and union [N, T + 1, classes]."""
+    counts = {"intersection": np.array(intersection), "union": np.array(union)}
+    share = counts["intersection"].sum(axis=2) / counts["union"].sum(axis=2).clip(1)
+    seen = trajectories(
+        potentials={"log_likelihood": -share, "pixel_accuracy": share},
+        outcome={key: value.astype(np.int32) for key, value in counts.items()},
+    )
+    changes = {"metric": {"name": "mean_iou", "label_size_px": 8}, **changes}
+    changes.setdefault("potential", "log_likelihood")
+    return Evidence(settings=settings(name, False, **changes), versions={}, seen=seen)
+
+
+def trajectories(*, potentials: dict[str, Any], outcome: dict[str, Any]) -> Trajectories:
+    shape = next(iter(potentials.values())).shape
+    rng = np.random.default_rng(0)
+    return Trajectories(
+        scenes=np.arange(shape[0]),
+        names=tuple(f"scene/{i}" for i in range(shape[0])),
+        digests=tuple(f"{i:016x}" for i in range(shape[0])),
+        viewpoints=(rng.random((*shape, 3)) / 2).astype(np.float32),
+        potentials={name: np.asarray(x, dtype=np.float32) for name, x in potentials.items()},
+        outcome=outcome,
+        peeks={},
+    )
+
+
+def settings(name: str, learned: bool, **changes: Any) -> dict[str, Any]:
+    return {
+        "env": "CanViT-Emoji-v0",
+        "env_kwargs": {},
+        "split": "test",
+        "num_scenes": 3,
+        "seed": 0,
+        "budget": 1,
+        "num_glimpses": 2,
+        "potential": "log_prob",
+        "metric": {"name": "accuracy"},
+        "candidates": None,
+        "backbone": {"name": "mini", "sha256": "0" * 64},
+        "precision": "float32",
+        "glimpse": {"glimpse_size_px": 32, "canvas_grid_size": 8, "min_scale": 0.25},
+        "policy": {"name": name, "learned": learned, "initial_glimpse": "full_scene"},
+        **changes,
+    }
