@@ -41,9 +41,9 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
     potential_before, potential_after: every potential of the task by name, so that a trajectory
     can be rewarded anew offline.
 
-    `output="torch"` leaves observations and rewards on the model's device. `draw_ahead` has a
-    thread make each row's next scene while the model runs, which changes no result; it is the
-    default where there are several rows.
+    `output="torch"` leaves observations and rewards on the model's device. `draw_ahead`
+    threads make each row's next scene while the model runs, which changes no result: by default
+    one, or none where there is one row only.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}
@@ -61,7 +61,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         reward: str | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         output: Output = "numpy",
-        draw_ahead: bool | None = None,
+        draw_ahead: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         if num_envs < 1:
@@ -91,8 +91,8 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         self.single_action_space = self.actions.space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        ahead = num_envs > 1 if draw_ahead is None else draw_ahead
-        self._queue = SceneQueue(scenes, ahead=ahead)
+        threads = int(num_envs > 1) if draw_ahead is None else draw_ahead
+        self._queue = SceneQueue(scenes, threads=threads)
         self._indices = np.zeros(num_envs, dtype=np.int64)
         self._episode: Episode | None = None
         self._done = np.zeros(num_envs, dtype=bool)
@@ -193,7 +193,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         )
 
     def close_extras(self, **kwargs: Any) -> None:
-        """End the thread that draws scenes ahead."""
+        """End the threads that draw scenes ahead."""
         self._queue.close()
 
     # Scenes: which ones come next.

@@ -77,13 +77,7 @@ class CanViTForSemanticSegmentation(nn.Module):
 
     def __init__(self, *, canvit: CanViT, probe: SegmentationProbe) -> None:
         super().__init__()
-        canvas_dim = canvit.config.canvas_dim
-        if probe.embed_dim != canvas_dim:
-            raise ValueError(
-                f"The probe reads features of width {probe.embed_dim}, but the canvas of this "
-                f"CanViT has width {canvas_dim}; choose a probe that was trained on the canvas of "
-                "this backbone."
-            )
+        _require_same_width(canvit, probe, backbone_name="this CanViT", probe_name="The probe")
         self.canvit, self.probe = canvit, probe
         self.training = canvit.training or probe.training  # nn.Module begins with True
 
@@ -105,6 +99,12 @@ class CanViTForSemanticSegmentation(nn.Module):
             (CanViTForPretraining, CanViTForImageClassification), backbone_name, device=device
         )
         probe = SegmentationProbe.from_pretrained(probe_name, device=device)
+        _require_same_width(
+            backbone.canvit,
+            probe,
+            backbone_name=repr(str(backbone_name)),
+            probe_name=f"The probe {str(probe_name)!r}",
+        )
         return cls(canvit=backbone.canvit, probe=probe)
 
     @property
@@ -139,3 +139,15 @@ class CanViTForSemanticSegmentation(nn.Module):
         logits, state = self(glimpse=glimpse, state=state, viewpoint=viewpoint)
         upsampled = F.interpolate(logits, size=target_size, mode="bilinear", align_corners=False)
         return upsampled, state
+
+
+def _require_same_width(
+    canvit: CanViT, probe: SegmentationProbe, *, backbone_name: str, probe_name: str
+) -> None:
+    canvas_dim = canvit.config.canvas_dim
+    if probe.embed_dim != canvas_dim:
+        raise ValueError(
+            f"{probe_name} reads features of width {probe.embed_dim}, but the canvas of "
+            f"{backbone_name} has width {canvas_dim}; choose a probe that was trained on the "
+            "canvas of this backbone."
+        )

@@ -40,8 +40,8 @@ class NumberedScenes:
         return [index for index, thread in self.asked if thread.startswith("scenes")]
 
 
-def make_queue(scenes: NumberedScenes, *, ahead: bool, rows: int = 3, seed: int = 0) -> SceneQueue:
-    queue = SceneQueue(scenes, ahead=ahead)
+def make_queue(scenes: NumberedScenes, *, threads: int, rows: int = 3, seed: int = 0) -> SceneQueue:
+    queue = SceneQueue(scenes, threads=threads)
     for row in range(rows):
         queue.restart(row, np.random.default_rng(seed + row))
     return queue
@@ -59,11 +59,12 @@ def settle(queue: SceneQueue) -> None:
             making.exception()
 
 
-@pytest.mark.parametrize("finished", [True, False], ids=["fast thread", "slow thread"])
-def test_the_order_is_that_of_scenes_made_in_time(finished: bool) -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("finished", [True, False], ids=["fast threads", "slow threads"])
+def test_the_order_is_that_of_scenes_made_in_time(finished: bool, threads: int) -> None:
     turns = [[0, 1, 2], [1], [0, 2], [2, 1, 0], [1], [1], [0, 1, 2]]
     scenes = NumberedScenes()
-    ahead, plain = make_queue(scenes, ahead=True), make_queue(NumberedScenes(), ahead=False)
+    ahead, plain = make_queue(scenes, threads=threads), make_queue(NumberedScenes(), threads=0)
     orders = [np.random.default_rng(row) for row in range(3)]
     for rows in turns:
         if finished:
@@ -77,11 +78,11 @@ def test_the_order_is_that_of_scenes_made_in_time(finished: bool) -> None:
 
 
 def test_a_new_order_drops_what_waits_of_the_old_one() -> None:
-    queue = make_queue(NumberedScenes(), ahead=True)
+    queue = make_queue(NumberedScenes(), threads=1)
     first = names(queue.take([0, 1, 2]))
     queue.restart(1, np.random.default_rng(1))
     second = names(queue.take([0, 1, 2]))
-    other = make_queue(NumberedScenes(), ahead=False)
+    other = make_queue(NumberedScenes(), threads=0)
     other.take([0, 1, 2])
     expected = names(other.take([0, 1, 2]))
     assert second == [expected[0], first[1], expected[2]]
@@ -90,8 +91,8 @@ def test_a_new_order_drops_what_waits_of_the_old_one() -> None:
 
 def test_an_error_is_raised_by_the_take_that_would_return_the_scene() -> None:
     order = [int(i) for i in np.random.default_rng(0).integers(1000, size=3)]
-    for ahead in (True, False):
-        queue = make_queue(NumberedScenes(broken=order[1:2]), ahead=ahead, rows=1)
+    for threads in (0, 1):
+        queue = make_queue(NumberedScenes(broken=order[1:2]), threads=threads, rows=1)
         assert names(queue.take([0])) == [str(order[0])]
         settle(queue)
         with pytest.raises(OSError, match=f"^scene {order[1]} is damaged$"):
@@ -102,7 +103,7 @@ def test_an_error_is_raised_by_the_take_that_would_return_the_scene() -> None:
 
 def test_what_the_thread_has_not_begun_is_made_by_the_taker() -> None:
     scenes = NumberedScenes()
-    queue, plain = make_queue(scenes, ahead=True), make_queue(NumberedScenes(), ahead=False)
+    queue, plain = make_queue(scenes, threads=1), make_queue(NumberedScenes(), threads=0)
     scenes.gate.clear()  # the thread stays in its first scene, row 0's
     queue.take([0, 1, 2]), plain.take([0, 1, 2])
     assert names(queue.take([1, 2])) == names(plain.take([1, 2]))
@@ -113,10 +114,10 @@ def test_what_the_thread_has_not_begun_is_made_by_the_taker() -> None:
 
 def test_closing_stops_the_thread_and_loses_no_scene() -> None:
     scenes = NumberedScenes()
-    queue, plain = make_queue(scenes, ahead=True), make_queue(NumberedScenes(), ahead=False)
+    queue, plain = make_queue(scenes, threads=1), make_queue(NumberedScenes(), threads=0)
     queue.take([0, 1, 2]), plain.take([0, 1, 2])
-    assert queue._thread is not None
-    (thread,) = queue._thread._threads
+    assert queue._threads is not None
+    (thread,) = queue._threads._threads
     queue.close()
     assert not thread.is_alive()
     by_thread = len(scenes.made_by_thread())
@@ -126,17 +127,22 @@ def test_closing_stops_the_thread_and_loses_no_scene() -> None:
     queue.close()
 
 
-def test_without_ahead_there_is_no_thread() -> None:
+def test_without_threads_the_taker_makes_all() -> None:
     scenes = NumberedScenes()
-    queue = make_queue(scenes, ahead=False)
+    queue = make_queue(scenes, threads=0)
     queue.take([0, 1, 2])
     assert len(scenes.asked) == 3 and not scenes.made_by_thread()
 
 
 def test_a_copy_goes_on_with_the_same_scenes() -> None:
-    queue = make_queue(NumberedScenes(), ahead=True)
+    queue = make_queue(NumberedScenes(), threads=1)
     queue.take([0, 1, 2])
     twin = copy.deepcopy(queue, {id(queue.scenes): queue.scenes})
     for _ in range(2):
         assert names(twin.take([0, 1, 2])) == names(queue.take([0, 1, 2]))
     queue.close()
+
+
+def test_a_negative_number_of_threads_is_refused() -> None:
+    with pytest.raises(ValueError, match="-1 threads can not make scenes; give 0 for none"):
+        SceneQueue(NumberedScenes(), threads=-1)
