@@ -42,6 +42,7 @@ from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.base import Box, Scenes
 from canvit_gym.scenes.emoji import FIRST_STUFF, EmojiScenes, Split
+from canvit_gym.training.common import append_log, load_snapshot, mask_at, save_snapshot
 from canvit_gym.training.muon import Muon
 
 MINI_CONFIG = CanViTConfig(
@@ -178,13 +179,6 @@ class MiniForTraining(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), classes.flatten(), weight=self.class_weights)
 
 
-def mask_at(masks: Tensor, positions: Tensor) -> Tensor:
-    """Class under scene positions: uint8 [B, H, W], float32 [B, N, 2] -> int64 [B, N]."""
-    size = masks.shape[-1]
-    rows, cols = ((positions + 1) * (size / 2)).long().clamp(0, size - 1).unbind(-1)
-    return masks.flatten(1).gather(1, rows * size + cols).long()
-
-
 def _named_accuracy(logits: Tensor, classes: Tensor) -> Tensor:
     """Accuracy where an animal or an object is."""
     named = classes < FIRST_STUFF
@@ -262,15 +256,8 @@ def train(run: MiniTraining, *, out: Path, device: str, compile_model: bool) -> 
         num_classes=len(scenes.class_names), num_mask_classes=len(scenes.mask_class_names)
     ).to(device)
     muon, adam = make_optimizers(model, run)
-    snapshot = out / "training.pt"
     first, seconds = 0, 0.0
-    if snapshot.exists():
-        saved = torch.load(snapshot, map_location=device, weights_only=True)
-        if saved["run"] != asdict(run):
-            raise SystemExit(
-                f"{out} holds a run with other settings ({saved['run']}); "
-                "give the same settings to continue it, or another --out."
-            )
+    if saved := load_snapshot(out, settings=asdict(run), device=device):
         model.load_state_dict(saved["model"])
         muon.load_state_dict(saved["muon"])
         adam.load_state_dict(saved["adam"])
@@ -312,21 +299,16 @@ def train(run: MiniTraining, *, out: Path, device: str, compile_model: bool) -> 
         progress.set_postfix({k: f"{v:.3f}" for k, v in smooth.items()}, refresh=False)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == run.steps:
             seconds = time.monotonic() - started
-            with (out / "log.jsonl").open("a") as log:
-                log.write(json.dumps({"step": step + 1, "seconds": seconds, **smooth}) + "\n")
-            partial = snapshot.with_suffix(".partial")
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "muon": muon.state_dict(),
-                    "adam": adam.state_dict(),
-                    "step": step + 1,
-                    "seconds": seconds,
-                    "run": asdict(run),
-                },
-                partial,
+            append_log(out, step=step + 1, seconds=seconds, **smooth)
+            save_snapshot(
+                out,
+                settings=asdict(run),
+                model=model.state_dict(),
+                muon=muon.state_dict(),
+                adam=adam.state_dict(),
+                step=step + 1,
+                seconds=seconds,
             )
-            partial.replace(snapshot)  # an interruption never leaves half a file
             model.classifier.save_pretrained(
                 out,
                 extra_config={

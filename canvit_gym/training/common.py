@@ -1,0 +1,51 @@
+"""What trainers share: a run that saves as it goes and continues, and classes under positions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SNAPSHOT, _LOG = "training.pt", "log.jsonl"
+
+
+def load_snapshot(
+    out: Path, *, settings: dict[str, Any], device: torch.device | str
+) -> dict[str, Any] | None:
+    """What `save_snapshot` last left in `out`, or None where a run begins.
+
+    Raises SystemExit where the snapshot is of a run with other settings.
+    """
+    path = out / _SNAPSHOT
+    if not path.exists():
+        return None
+    saved = torch.load(path, map_location=device, weights_only=True)
+    if saved["run"] != settings:
+        raise SystemExit(
+            f"{out} holds a run with other settings ({saved['run']}); "
+            "give the same settings to continue it, or another --out."
+        )
+    return saved
+
+
+def save_snapshot(out: Path, *, settings: dict[str, Any], **state: Any) -> None:
+    """Replace the snapshot in `out`; an interruption never leaves half a file."""
+    partial = (out / _SNAPSHOT).with_suffix(".partial")
+    torch.save({**state, "run": settings}, partial)
+    partial.replace(out / _SNAPSHOT)
+
+
+def append_log(out: Path, **figures: Any) -> None:
+    """One more line of JSON in the run's log."""
+    with (out / _LOG).open("a") as log:
+        log.write(json.dumps(figures) + "\n")
+
+
+def mask_at(masks: Tensor, positions: Tensor) -> Tensor:
+    """Class under scene positions: uint8 [B, H, W], float32 [B, N, 2] -> int64 [B, N]."""
+    size = masks.shape[-1]
+    rows, cols = ((positions + 1) * (size / 2)).long().clamp(0, size - 1).unbind(-1)
+    return masks.flatten(1).gather(1, rows * size + cols).long()

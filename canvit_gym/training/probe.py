@@ -1,0 +1,611 @@
+"""Train a segmentation probe on a frozen CanViT: `python -m canvit_gym.training.probe train`.
+
+A probe reads classes from the canvas. Whatever the backbone (flagship, mini, a directory), each
+step shows it fresh random rollouts and fits the probe to the canvas after every glimpse: the recipe
+of the published probes, or one that is made to fit the mini.
+Scenes are those that backbones and probes train on, policies never: the "backbone" split of
+EmojiScenes, or the training pictures of an ADE20K folder. The probe of the best validation is kept.
+
+A run saves as it goes and continues where it stopped; scenes, augmentation, viewpoints and dropout
+are functions of (seed, step), so a continued run sees what an unbroken one would have seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from canvit_gym.envs.rollout import Precision, Rollout
+from canvit_gym.errors import require_choice
+from canvit_gym.geometry import (
+    MINI_GLIMPSE,
+    OFFICIAL_GLIMPSE,
+    GlimpseSpec,
+    Viewpoint,
+    grid_centers,
+    random_viewpoint,
+    sample_at_viewpoint,
+)
+from canvit_gym.model.canvit import CanViT
+from canvit_gym.model.checkpoints import checkpoint_sha256, load_model
+from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretraining
+from canvit_gym.model.segmentation import CanViTForSemanticSegmentation, SegmentationProbe
+from canvit_gym.preprocess import IMAGENET_MEAN, normalize, open_picture, to_rgb
+from canvit_gym.scenes.ade20k import ADE20KScenes
+from canvit_gym.scenes.base import IGNORE, Scene, Scenes
+from canvit_gym.scenes.emoji import EmojiScenes
+from canvit_gym.tasks.segmentation import Segmentation
+from canvit_gym.training.common import append_log, load_snapshot, mask_at, save_snapshot
+
+EMOJI = "emoji"
+"""The name of the generated scenes; any other name is that of an ADE20K folder."""
+
+SAVE_EVERY = 100
+"""Steps between snapshots of a run."""
+
+_SCALE_JITTER = (0.5, 2.0)
+_TILES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeTraining:
+    """One training run; everything that decides its outcome but backbone and scenes.
+
+    The defaults are the official recipe; where the published notes leave something open, or this
+    differs from them, the field says so. Raises ValueError where a number makes no sense.
+    """
+
+    steps: int = 40_000
+    scenes_per_step: int = 16
+    num_glimpses: int = 10
+    """Of each rollout; the loss is averaged over the canvases after all of them."""
+    full_scene_share: float = 0.0
+    """Share of the rollouts that begin with the full scene; all other glimpses are R-IID."""
+    lr: float = 3e-4
+    """Peak: it rises linearly from a millionth of itself, then falls to zero along a cosine."""
+    weight_decay: float = 1e-3
+    warmup_steps: int = 1500
+    dropout: float = 0.1
+    scene_size_px: int = 512
+    glimpse_size_px: int = OFFICIAL_GLIMPSE.glimpse_size_px
+    canvas_grid_size: int = OFFICIAL_GLIMPSE.canvas_grid_size
+    """Probes are published for each size; the environments take 64, the paper mostly 32."""
+    min_scale: float = OFFICIAL_GLIMPSE.min_scale
+    label_size_px: int = 512
+    """Side at which validation and evaluation compare with masks; training does on the canvas."""
+    precision: Precision = "bfloat16"
+    """Of the backbone; the canvas and the probe are float32 in any case."""
+    validate_every: int = 500
+    validation_scenes: int = 500
+    """Never trained on. Of a folder they are taken from its training pictures, at random: the
+    published probes were chosen by the validation pictures, on which we judge policies."""
+    first_scene: int = 0
+    """Index of the first generated scene; of folders all training pictures are taken."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_choice("precision", self.precision, get_args(Precision))
+        positive = (
+            "steps", "scenes_per_step", "num_glimpses", "scene_size_px", "glimpse_size_px",
+            "canvas_grid_size", "label_size_px", "validate_every", "validation_scenes",
+        )  # fmt: skip
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1.")
+        for name, low in (("min_scale", 0.001), ("full_scene_share", 0.0)):
+            if not low <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give {low} to 1.")
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps} and steps {self.steps}; give 0 or more, and "
+                "fewer than steps."
+            )
+
+    @property
+    def glimpse(self) -> GlimpseSpec:
+        return GlimpseSpec(
+            glimpse_size_px=self.glimpse_size_px,
+            canvas_grid_size=self.canvas_grid_size,
+            min_scale=self.min_scale,
+        )
+
+
+PRESETS = {
+    "official": ProbeTraining(),
+    # Made to fit: minutes on two cores. Half of the rollouts begin with the full scene, because
+    # that is how environments start. In 500 steps a peak of 0.03 did as well as or better than 0.01
+    # and 0.003.
+    "mini": ProbeTraining(
+        steps=1200,
+        scenes_per_step=32,
+        num_glimpses=5,
+        full_scene_share=0.5,
+        lr=3e-2,
+        warmup_steps=50,
+        scene_size_px=EmojiScenes.size_px,
+        glimpse_size_px=MINI_GLIMPSE.glimpse_size_px,
+        canvas_grid_size=MINI_GLIMPSE.canvas_grid_size,
+        min_scale=MINI_GLIMPSE.min_scale,
+        label_size_px=MINI_GLIMPSE.canvas_grid_size,
+        precision="float32",
+        validate_every=300,
+        first_scene=1_000_000,  # the mini itself saw the first 217,600
+    ),
+}
+
+
+# -- scenes ---------------------------------------------------------------------------------------
+
+
+class AugmentedADE20K(ADE20KScenes):
+    """ADE20K's training pictures, each drawn anew whenever it is asked for.
+
+    DINOv3's augmentation with torchvision's means: the short side scaled to `size_px` times 0.5 to
+    2, a random crop (what is missing is the mean colour and ignored), a flip, and SSD's photometric
+    distortion with DINOv3's full range of hues. What differs: torchvision's also permutes channels,
+    and crops that one class fills are not drawn again. Draws from torch's global generator.
+    """
+
+    def __init__(self, root: str | Path, *, size_px: int) -> None:
+        super().__init__(root, split="train", size_px=size_px)
+        low, high = (int(factor * size_px) for factor in _SCALE_JITTER)
+        mean = tuple(round(255 * value) for value in IMAGENET_MEAN)
+        self.augment = v2.Compose(
+            [
+                v2.RandomResize(min_size=low, max_size=high + 1),
+                v2.RandomCrop(
+                    size_px,
+                    pad_if_needed=True,
+                    fill={tv_tensors.Image: mean, tv_tensors.Mask: IGNORE},
+                ),
+                v2.RandomHorizontalFlip(0.5),
+                v2.RandomPhotometricDistort(hue=(-0.5, 0.5)),
+            ]
+        )
+
+    def _read(self, index: int) -> Scene:
+        with open_picture(self.root / self.names[index]) as image:
+            picture = v2.functional.to_image(to_rgb(image, upright=False))
+        with open_picture(self.root / self.mask_names[index]) as image:
+            values = np.array(image)
+        if values.max() > len(self.mask_class_names):
+            super()._read(index)  # which says what is wrong
+        mask = tv_tensors.Mask(torch.from_numpy(values - np.uint8(1)))  # 0 becomes 255: IGNORE
+        picture, mask = self.augment(picture, mask)
+        return Scene(
+            name=self.names[index],
+            picture=picture.permute(1, 2, 0).numpy(),
+            label=-1,
+            mask=mask.numpy(),
+            target=None,
+        )
+
+
+class ProbeScenes(NamedTuple):
+    """training[i] for i in training_indices is trained on, validation[i] for i in
+    validation_indices chooses the probe; no picture is in both."""
+
+    training: Scenes
+    training_indices: Sequence[int]
+    validation: Scenes
+    validation_indices: Sequence[int]
+
+
+def training_scenes(name: str, run: ProbeTraining) -> ProbeScenes:
+    """The scenes of a run, by name: "emoji", or an ADE20K folder.
+
+    Generated scenes are fresh in every step and need no augmentation.
+    """
+    if name == EMOJI:
+        emoji = open_scenes(name, split="backbone", run=run)
+        end = run.first_scene + run.steps * run.scenes_per_step
+        return ProbeScenes(
+            training=emoji,
+            training_indices=range(run.first_scene, end),
+            validation=emoji,
+            validation_indices=range(end, end + run.validation_scenes),
+        )
+    plain = open_scenes(name, split="train", run=run)
+    if len(plain) <= run.validation_scenes:
+        raise ValueError(
+            f"{name} has {len(plain)} training pictures, but validation_scenes is "
+            f"{run.validation_scenes}; hold out fewer, so that some are left to train on."
+        )
+    order = torch.randperm(len(plain), generator=_generator(run, 0, purpose=3)).tolist()
+    return ProbeScenes(
+        training=AugmentedADE20K(name, size_px=run.scene_size_px),
+        training_indices=order[run.validation_scenes :],
+        validation=plain,
+        validation_indices=order[: run.validation_scenes],
+    )
+
+
+def open_scenes(name: str, *, split: str, run: ProbeTraining) -> Scenes:
+    """Scenes as they are judged, by name; ValueError or OSError where there are none."""
+    if name != EMOJI:
+        return ADE20KScenes(name, split=split, size_px=run.scene_size_px)  # type: ignore[arg-type]
+    if run.scene_size_px != EmojiScenes.size_px:
+        raise ValueError(
+            f"scene_size_px is {run.scene_size_px}, but generated scenes have "
+            f"{EmojiScenes.size_px} px; give that."
+        )
+    return EmojiScenes(split=split)  # type: ignore[arg-type]
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch i of a run: pictures uint8 [B, S, S, 3] and masks uint8 [B, S, S]; epoch after epoch,
+    each in another order."""
+
+    def __init__(self, scenes: ProbeScenes, run: ProbeTraining) -> None:
+        self.scenes, self.indices, self.run = scenes.training, scenes.training_indices, run
+
+    def __len__(self) -> int:
+        return self.run.steps
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_seed(self.run, step, purpose=0))  # for the augmentation
+            batch = [self.scenes[index] for index in self._indices(step)]
+        masks = [scene.mask for scene in batch if scene.mask is not None]
+        pictures = np.stack([scene.picture for scene in batch])
+        return torch.from_numpy(pictures), torch.from_numpy(np.stack(masks))
+
+    def _indices(self, step: int) -> list[int]:
+        count, size = self.run.scenes_per_step, len(self.indices)
+        places = [divmod(step * count + i, size) for i in range(count)]
+        orders = {
+            epoch: torch.randperm(size, generator=_generator(self.run, epoch, purpose=1))
+            for epoch in {epoch for epoch, _ in places}
+        }
+        return [self.indices[int(orders[epoch][place])] for epoch, place in places]
+
+
+def _seed(run: ProbeTraining, step: int, *, purpose: int) -> int:
+    """A number of its own for each (seed, step, purpose).
+
+    Purposes: 0 augmentation, 1 order of the scenes, 2 viewpoints and dropout, 3 held-out pictures.
+    """
+    return (run.seed * 1_000_003 + step) * 4 + purpose
+
+
+def _generator(run: ProbeTraining, step: int, *, purpose: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(run, step, purpose=purpose))
+
+
+# -- training -------------------------------------------------------------------------------------
+
+
+def draw_viewpoints(run: ProbeTraining, *, generator: torch.Generator) -> list[Viewpoint]:
+    """Random viewpoints of a step's rollouts, one for each glimpse, some with the full scene first.
+
+    Drawn on the CPU, like all else that a seed decides.
+    """
+    count = run.scenes_per_step
+    first, *later = (
+        random_viewpoint(batch_size=count, min_scale=run.min_scale, generator=generator)
+        for _ in range(run.num_glimpses)
+    )
+    is_full = torch.rand(count, generator=generator) < run.full_scene_share
+    first = Viewpoint(
+        centers=first.centers.masked_fill(is_full[:, None], 0),
+        scales=first.scales.masked_fill(is_full, 1),
+    )
+    return [first, *later]
+
+
+@torch.inference_mode()
+def canvases(
+    canvit: CanViT, *, pictures: Tensor, viewpoints: Sequence[Viewpoint], run: ProbeTraining
+) -> Tensor:
+    """The raw canvas after each glimpse of uint8 [B, S, S, 3]: float32 [T, B, G, G, C]."""
+    spatial = normalize(pictures)
+    state = canvit.init_state(batch_size=len(pictures), canvas_grid_size=run.canvas_grid_size)
+    features = []
+    for viewpoint in viewpoints:
+        glimpse = sample_at_viewpoint(
+            spatial=spatial, viewpoint=viewpoint, glimpse_size_px=run.glimpse_size_px
+        )
+        with torch.autocast(
+            pictures.device.type, torch.bfloat16, enabled=run.precision == "bfloat16"
+        ):
+            state = canvit(glimpse=glimpse, state=state, viewpoint=viewpoint).state
+        features.append(canvit.canvas_patches(state))
+    return torch.stack(features).unflatten(2, (run.canvas_grid_size, run.canvas_grid_size))
+
+
+def grid_labels(masks: Tensor, grid_size: int) -> Tensor:
+    """The class at the middle of each canvas cell: uint8 [B, S, S] -> int64 [B, G, G].
+
+    So does the task where it judges cells; the published trainer took each one's top left pixel.
+    """
+    positions = grid_centers(grid_size, device=masks.device).expand(len(masks), -1, -1)
+    return mask_at(masks, positions).unflatten(1, (grid_size, grid_size))
+
+
+def probe_loss(probe: SegmentationProbe, features: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of [T, B, G, G, C] against [B, G, G], averaged over all that is not ignored."""
+    # All glimpses in one batch, because one set of BatchNorm statistics serves them afterwards.
+    logits = probe(features.flatten(0, 1))
+    labels = labels.repeat(len(features), 1, 1)
+    total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)  # a batch may have no labels at all
+
+
+def learning_rate_factor(step: int, run: ProbeTraining) -> float:
+    """Linear from a millionth to 1 during the warmup, then a half cosine to 0 at the end."""
+    if step < run.warmup_steps:
+        return 1e-6 + (1 - 1e-6) * step / run.warmup_steps
+    done = (step - run.warmup_steps) / (run.steps - run.warmup_steps)
+    return (1 + math.cos(math.pi * done)) / 2
+
+
+def train(
+    run: ProbeTraining, *, backbone: str, scenes: str, out: Path, device: str, workers: int
+) -> None:
+    """Train and leave the best probe in `out`; continues a run that `out` holds."""
+    source = training_scenes(scenes, run)
+    canvit = load_backbone(backbone, device=device)
+    names = source.training.mask_class_names
+    torch.manual_seed(run.seed)
+    probe = SegmentationProbe(
+        embed_dim=canvit.config.canvas_dim,
+        num_classes=len(names),
+        dropout=run.dropout,
+        use_ln=True,
+    ).to(device)
+    adam = torch.optim.AdamW(probe.parameters(), lr=run.lr, weight_decay=run.weight_decay)
+    rollout = make_rollout(canvit, probe, class_names=names, run=run)
+
+    out.mkdir(parents=True, exist_ok=True)
+    record = {"backbone": backbone, "backbone_sha256": checkpoint_sha256(backbone)}
+    settings = {**asdict(run), **record, "scenes": scenes}
+    first, seconds, best = 0, 0.0, -1.0
+    if saved := load_snapshot(out, settings=settings, device=device):
+        probe.load_state_dict(saved["probe"])
+        adam.load_state_dict(saved["adam"])
+        first, seconds, best = saved["step"], saved["seconds"], saved["best"]
+
+    started = time.monotonic() - seconds
+    loader = DataLoader(
+        _Batches(source, run), sampler=range(first, run.steps), batch_size=None, num_workers=workers
+    )
+    batches: Iterator[tuple[Tensor, Tensor]] = iter(loader)
+    shown: dict[str, float] = {}
+    progress = tqdm(range(first, run.steps), initial=first, total=run.steps, unit="step")
+    for step in progress:
+        pictures, masks = (x.to(device) for x in next(batches))
+        generator = torch.manual_seed(_seed(run, step, purpose=2))  # for dropout too
+        viewpoints = [v.to(device) for v in draw_viewpoints(run, generator=generator)]
+        features = canvases(canvit, pictures=pictures, viewpoints=viewpoints, run=run)
+        for group in adam.param_groups:
+            group["lr"] = run.lr * learning_rate_factor(step, run)
+        adam.zero_grad()
+        # A clone, because autograd does not take tensors of inference mode.
+        loss = probe_loss(probe, features.clone(), grid_labels(masks, run.canvas_grid_size))
+        loss.backward()
+        adam.step()
+
+        number = float(loss.detach())
+        shown["loss"] = 0.98 * shown.get("loss", number) + 0.02 * number
+        progress.set_postfix({k: f"{v:.3f}" for k, v in shown.items()}, refresh=False)
+        finished, is_last = step + 1, step + 1 == run.steps
+        if finished % run.validate_every == 0 or is_last:
+            figures = validate(rollout, source, run)
+            shown["miou"] = figures["miou"][-1]
+            seconds = time.monotonic() - started
+            append_log(out, step=finished, seconds=seconds, **figures)
+            if shown["miou"] > best:
+                best = shown["miou"]
+                chosen = {"selected_step": finished, "seconds": seconds, "validation": figures}
+                probe.save_pretrained(out, extra_config={"training": {**settings, **chosen}})
+        if finished % SAVE_EVERY == 0 or is_last:
+            seconds = time.monotonic() - started
+            append_log(out, step=finished, seconds=seconds, loss=shown["loss"])
+            save_snapshot(
+                out,
+                settings=settings,
+                probe=probe.state_dict(),
+                adam=adam.state_dict(),
+                step=finished,
+                seconds=seconds,
+                best=best,
+            )
+
+
+def load_backbone(name: str, *, device: str) -> CanViT:
+    """The core of a pretraining or classifier checkpoint, frozen, in eval mode."""
+    backbone = load_model((CanViTForPretraining, CanViTForImageClassification), name, device=device)
+    return backbone.canvit.requires_grad_(False)
+
+
+# -- judging --------------------------------------------------------------------------------------
+
+Figures = dict[str, list[float]]
+"""By name, one number for each glimpse."""
+
+
+def make_rollout(
+    canvit: CanViT, probe: SegmentationProbe, *, class_names: tuple[str, ...], run: ProbeTraining
+) -> Rollout:
+    """Episodes that begin with the full scene, as the environments' do."""
+    task = Segmentation(
+        model=CanViTForSemanticSegmentation(canvit=canvit, probe=probe),
+        class_names=class_names,
+        label_size_px=run.label_size_px,
+    )
+    budget = max(run.num_glimpses - 1, _TILES**2)
+    return Rollout(task=task, glimpse=run.glimpse, budget=budget, precision=run.precision)
+
+
+def validate(rollout: Rollout, source: ProbeScenes, run: ProbeTraining) -> Figures:
+    """F-IID figures with the probe in eval mode, on the scenes that it is not trained on."""
+    model = rollout.task.model
+    assert isinstance(model, CanViTForSemanticSegmentation)
+    model.probe.eval()
+    viewpoints = random_viewpoints(run)
+    figures = measure(rollout, source.validation, source.validation_indices, viewpoints, run)
+    model.probe.train()
+    return figures
+
+
+def measure(
+    rollout: Rollout,
+    scenes: Scenes,
+    indices: Sequence[int],
+    viewpoints: Callable[[int], list[Viewpoint]],
+    run: ProbeTraining,
+) -> Figures:
+    """Figures after the full scene and after each further viewpoint; `viewpoints` gives those of a
+    batch of so many scenes.
+
+    miou: intersections and unions summed over the scenes, divided, averaged over the classes that
+    occur. pixel_accuracy: of all labelled pixels of the compared size (cells, for the mini).
+    """
+    intersection = union = torch.zeros((), dtype=torch.int64)
+    labelled = 0
+    for start in range(0, len(indices), run.scenes_per_step):
+        batch = [scenes[i] for i in indices[start : start + run.scenes_per_step]]
+        episodes = [rollout.start(batch)]
+        for viewpoint in viewpoints(len(batch)):
+            episodes.append(rollout.look(episodes[-1], viewpoint.to(rollout.device)))
+        outcomes = [episode.outcome for episode in episodes]
+        intersection = intersection + torch.stack([o["intersection"].sum(0) for o in outcomes])
+        union = union + torch.stack([o["union"].sum(0) for o in outcomes])
+        labelled += int((episodes[0].targets != IGNORE).sum())
+    iou = (intersection / union.clamp(min=1)).sum(1) / (union > 0).sum(1).clamp(min=1)
+    accuracy = intersection.sum(1) / max(labelled, 1)
+    return {"miou": iou.tolist(), "pixel_accuracy": accuracy.tolist()}
+
+
+def random_viewpoints(run: ProbeTraining) -> Callable[[int], list[Viewpoint]]:
+    """R-IID after the full scene, which makes F-IID; always the same ones for a seed."""
+    generator = _generator(run, 0, purpose=2)
+
+    def draw(count: int) -> list[Viewpoint]:
+        return [
+            random_viewpoint(batch_size=count, min_scale=run.min_scale, generator=generator)
+            for _ in range(run.num_glimpses - 1)
+        ]
+
+    return draw
+
+
+def tiles(count: int) -> list[Viewpoint]:
+    """The sixteen tiles of a quarter of the side, row-major: together they show everything."""
+    return [
+        Viewpoint(centers=center.expand(count, 2), scales=torch.full((count,), 1 / _TILES))
+        for center in grid_centers(_TILES)
+    ]
+
+
+def evaluate(
+    run: ProbeTraining,
+    *,
+    backbone: str,
+    probe: str,
+    scenes: str,
+    split: str,
+    num_scenes: int,
+    device: str,
+) -> dict[str, Any]:
+    """Figures on the first scenes of a split, by name (see `measure`).
+
+    f_iid: after each glimpse of full-then-random rollouts. full_scene_and_tiles: after the full
+    scene and all sixteen tiles of it. Raises ValueError or OSError for names that lead nowhere.
+    """
+    if num_scenes < 1:
+        raise ValueError(f"num_scenes is {num_scenes}; give at least 1.")
+    opened = open_scenes(scenes, split=split, run=run)
+    indices = range(min(num_scenes, len(opened)))
+    rollout = make_rollout(
+        load_backbone(backbone, device=device),
+        SegmentationProbe.from_pretrained(probe, device=device),
+        class_names=opened.mask_class_names,
+        run=run,
+    )
+    everything = measure(rollout, opened, indices, tiles, run)
+    return {
+        "scenes": len(indices),
+        "f_iid": measure(rollout, opened, indices, random_viewpoints(run), run),
+        "full_scene_and_tiles": {name: values[-1] for name, values in everything.items()},
+    }
+
+
+# -- command line ---------------------------------------------------------------------------------
+
+_EVALUATION_SETTINGS = (
+    "scenes_per_step", "num_glimpses", "scene_size_px", "glimpse_size_px", "canvas_grid_size",
+    "min_scale", "label_size_px", "precision", "seed",
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a mistake in the arguments is one sentence on stderr and exit status 2."""
+    args = _parser().parse_args(arguments)
+    try:
+        given = {
+            field.name: getattr(args, field.name)
+            for field in fields(ProbeTraining)
+            if getattr(args, field.name, None) is not None
+        }
+        preset = args.preset or ("mini" if args.scenes == EMOJI else "official")
+        run = replace(PRESETS[preset], **given)
+        names = {"backbone": args.backbone, "scenes": args.scenes, "device": args.device}
+        if args.command == "train":
+            train(run, out=args.out, workers=args.workers, **names)
+        else:
+            asked = {"probe": args.probe, "num_scenes": args.num_scenes}
+            figures = {split: evaluate(run, split=split, **asked, **names) for split in args.split}
+            print(json.dumps(figures, indent=2))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m canvit_gym.training.probe", description=__doc__
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    trainer = commands.add_parser("train", help="train, or continue, a probe")
+    trainer.add_argument("--out", type=Path, required=True, help="directory of the run")
+    trainer.add_argument("--workers", type=int, default=1, help="processes that prepare scenes")
+    judge = commands.add_parser("evaluate", help="measure a probe")
+    judge.add_argument("--probe", required=True, help="official id, directory or embedded name")
+    judge.add_argument("--split", nargs="+", default=["test"])
+    judge.add_argument("--num-scenes", type=int, default=1000)
+    for command in (trainer, judge):
+        command.add_argument(
+            "--backbone", required=True, help="official id, directory or embedded name"
+        )
+        command.add_argument("--scenes", required=True, help=f"{EMOJI!r}, or an ADE20K folder")
+        command.add_argument("--device", default="cpu")
+        command.add_argument(
+            "--preset", choices=tuple(PRESETS), help="by default mini for emoji, else official"
+        )
+        for field in fields(ProbeTraining):
+            if command is trainer or field.name in _EVALUATION_SETTINGS:
+                flag = "--" + field.name.replace("_", "-")
+                command.add_argument(flag, type=type(field.default), help="in place of the preset")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
