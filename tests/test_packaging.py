@@ -11,12 +11,13 @@ ROOT = Path(__file__).parents[1]
 
 _MAKE_WITHOUT_EXTRAS = """
 import sys
-for name in ("stable_baselines3", "yaml", "tensorboard", "matplotlib"):
+for name in ("stable_baselines3", "yaml", "tensorboard", "matplotlib", "pyarrow"):
     sys.modules[name] = None  # importing it now raises, as if it were not installed
 import gymnasium
-env = gymnasium.make("canvit_gym:CanViT-Emoji-v0", split="test")
-observation, info = env.reset(seed=0)
-_, reward, *_ = env.step(env.action_space.sample())
+for env_id in ("CanViT-Emoji-v0", "CanViT-EmojiSeg-v0"):
+    env = gymnasium.make("canvit_gym:" + env_id, split="test")
+    observation, info = env.reset(seed=0)
+    _, reward, *_ = env.step(env.action_space.sample())
 import canvit_gym
 print(canvit_gym.__file__)
 """
@@ -41,10 +42,12 @@ def test_the_wheel_works_elsewhere_without_the_extras(tmp_path: Path) -> None:
 
     printed = run(sys.executable, "-c", _MAKE_WITHOUT_EXTRAS, cwd=tmp_path, PYTHONPATH=str(site))
     assert Path(printed.strip()).is_relative_to(site)
-    assert (site / "canvit_gym/assets/mini/README.md").is_file()
+    for name in ("mini", "mini_seg_probe"):
+        assert (site / "canvit_gym/assets" / name / "README.md").is_file()
     assert list((site / "canvit_gym/assets/sprites").glob("LICENSE*"))
-    assert (site / "agents/pretrained/CanViT-Emoji-v0/policy.zip").is_file()
-    assert (site / "agents/hyperparameters/CanViT-Emoji-v0.yaml").is_file()
+    for env_id in ("CanViT-Emoji-v0", "CanViT-EmojiSeg-v0"):
+        assert (site / "agents/pretrained" / env_id / "policy.zip").is_file()
+        assert (site / "agents/hyperparameters" / f"{env_id}.yaml").is_file()
 
 
 def test_the_committed_checkpoint_is_small() -> None:

@@ -566,7 +566,9 @@ def test_a_probe_of_another_width_is_refused(tmp_path: Path) -> None:
         CanViTForSemanticSegmentation(canvit=classifier().canvit, probe=probe(embed_dim=768))
     classifier().save_pretrained(tmp_path / "backbone")
     published_probe(tmp_path / "probe", width=20)
-    with pytest.raises(ValueError, match="probe.* reads features of width 20, but the canvas of .* has width 48"):
+    with pytest.raises(
+        ValueError, match="probe.* reads features of width 20, but the canvas of .* has width 48"
+    ):
         CanViTForSemanticSegmentation.from_pretrained_with_probe(
             tmp_path / "backbone", tmp_path / "probe"
         )
