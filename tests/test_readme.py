@@ -3,21 +3,26 @@
 import json
 from pathlib import Path
 
-from agents.evaluate import format_table
+from agents.readme import README, filled
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = ROOT / "agents/pretrained/CanViT-Emoji-v0"
+TEXT = README.read_text(encoding="utf-8")
+PRETRAINED = Path(__file__).parents[1] / "agents/pretrained"
 
 
-def test_results_tables_are_those_of_the_saved_evaluations() -> None:
-    for split in ("test", "test_style"):
-        summary = json.loads((RESULTS / f"summary_{split}.json").read_text())
-        assert format_table(summary).strip() in README
+def test_tables_are_those_of_the_saved_evaluations() -> None:
+    assert filled(TEXT) == TEXT, "run python -m agents.readme"
+    for summary in PRETRAINED.glob("*/summary_*.json"):
+        assert f"<!-- {summary.relative_to(PRETRAINED.parents[1])} -->\n```\n" in TEXT
+
+
+def test_a_block_that_disagrees_is_written_anew() -> None:
+    start = TEXT.index("```\n", TEXT.index("summary_test.json -->"))
+    wrong = TEXT[:start] + "```\nsomething else\n" + TEXT[TEXT.index("```\n", start + 4) :]
+    assert wrong != TEXT and filled(wrong) == TEXT
 
 
 def test_speed_figures_are_those_of_the_saved_benchmark() -> None:
-    figures = json.loads((RESULTS / "benchmark.json").read_text())
-    assert f"{figures['glimpses_per_second']:.0f} glimpses/s" in README
-    assert f"{100 * figures['overhead_share']:.0f} % of a step" in README
-    assert f"{figures['first_observation_seconds']:.1f} s" in README
+    figures = json.loads((PRETRAINED / "CanViT-Emoji-v0/benchmark.json").read_text())
+    assert f"{figures['glimpses_per_second']:.0f} glimpses/s" in TEXT
+    assert f"{100 * figures['overhead_share']:.0f} % of a step" in TEXT
+    assert f"{figures['first_observation_seconds']:.1f} s" in TEXT
