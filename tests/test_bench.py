@@ -1,0 +1,128 @@
+"""The benchmark counts work as published, and says what it should about each variant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from canvit_gym import bench
+from canvit_gym.bench import FROZEN, PLAIN, REFERENCE, attention_flops, glimpse_flops, take_turns
+from canvit_gym.model.config import CanViTConfig
+
+# Published figures (reference notes, section 5.3): a glimpse of 8 x 8 patches, by canvas grid.
+GLIMPSE = {
+    8: 13_801_724_160, 16: 14_136_744_192, 32: 15_476_824_320, 64: 20_837_144_832,
+    128: 42_278_426_880,
+}  # fmt: skip
+ATTENTION = {
+    8: (246_611_968, 582_156_288),
+    16: (302_448_640, 1_443_299_328),
+    32: (525_795_328, 4_887_871_488),
+    64: (1_419_182_080, 18_666_160_128),
+    128: (4_992_729_088, 73_779_314_688),
+}
+# Glimpse and segmentation probe, which is 2 x 32^2 x canvas width x 150, at a canvas of 32.
+ABLATIONS: dict[str, tuple[dict[str, Any], int]] = {
+    "baseline": ({}, 15_791_397_120),
+    "dcan256": ({"canvas_num_heads": 2}, 13_189_388_544),
+    "qkvo256": ({"canvas_num_heads": 2, "canvas_projections": "qkvo"}, 14_825_167_104),
+    "qkvo384": ({"canvas_num_heads": 3, "canvas_projections": "qkvo"}, 17_303_558_400),
+    "no_reads": ({"enable_reads": False}, 14_214_011_136),
+    "rw_stride_6": ({"rw_stride": 6}, 13_688_215_808),
+    "vits": ({"backbone_name": "vits16"}, 5_945_150_592),
+    "no_vpe": ({"enable_vpe": False}, 15_571_894_272),
+}
+
+
+@pytest.mark.parametrize("grid", GLIMPSE)
+def test_flops_of_a_glimpse(grid: int) -> None:
+    assert glimpse_flops(CanViTConfig(), glimpse_grid=8, canvas_grid=grid) == GLIMPSE[grid]
+
+
+@pytest.mark.parametrize("grid", ATTENTION)
+def test_flops_of_canvas_attention(grid: int) -> None:
+    sizes = {"glimpse_tokens": 71, "canvas_tokens": 16 + grid**2}
+    asymmetric, qkvo = CanViTConfig(), CanViTConfig(canvas_projections="qkvo")
+    found = attention_flops(asymmetric, **sizes), attention_flops(qkvo, **sizes)
+    assert found == ATTENTION[grid]
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_flops_of_the_ablations(name: str) -> None:
+    changes, total = ABLATIONS[name]
+    config = CanViTConfig(**changes)
+    probe = 2 * 32**2 * config.canvas_dim * 150
+    assert glimpse_flops(config, glimpse_grid=8, canvas_grid=32) + probe == total
+
+
+def test_turns_alternate() -> None:
+    now, order = [0.0], []
+
+    def work(name: str, seconds: float) -> None:
+        order.append(name)
+        now[0] += seconds
+
+    seconds = take_turns(
+        {"slow": lambda: work("slow", 2.0), "fast": lambda: work("fast", 1.0)},
+        rounds=2,
+        block_seconds=2.0,
+        clock=lambda: now[0],
+    )
+    assert seconds == {"slow": [2.0, 2.0], "fast": [1.0, 1.0]}
+    warm_up, block = ["slow", "slow", "fast", "fast"], ["slow", "fast", "fast"]
+    assert order == warm_up + block + block
+
+
+@pytest.fixture(autouse=True)
+def small_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_MATRIX_SIDE", 64)
+
+
+def run(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    out = tmp_path / "bench.json"
+    bench.main(
+        ["--models", "mini", "--canvas", "3", "--batch", "2", "--rounds", "3", "--seconds", "0",
+         "--out", str(out), *arguments]
+    )  # fmt: skip
+    return json.loads(out.read_text())
+
+
+def test_command_compares_with_the_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("canvit_pytorch")
+    figures = run(tmp_path)
+    assert figures["threads"] >= 1 and figures["cpu"] and figures["torch"]
+    assert [record["variant"] for record in figures["results"]] == [REFERENCE, PLAIN, FROZEN]
+    printed = capsys.readouterr().out
+    for record in figures["results"]:
+        assert (record["model"], record["canvas_grid"], record["batch_size"]) == ("mini", 3, 2)
+        assert record["glimpses_per_second"] > 0 and record["share_of_limit"] > 0
+        assert record["difference"] < 1e-5
+        assert len(record["seconds"]) == 3
+        assert f"{record['glimpses_per_second']:.2f}" in printed
+    assert figures["results"][0]["ratio"] == 1
+
+
+def test_command_without_the_reference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "reference_version", lambda: None)
+    figures = run(tmp_path, "--precision", "bfloat16")
+    assert [record["variant"] for record in figures["results"]] == [PLAIN, FROZEN]
+    assert "ratios are to our plain core" in capsys.readouterr().out
+
+
+def test_processor_time_needs_one_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["--clock", "cpu", "--threads", "2"])
+    assert "give --threads 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_peak_memory_is_that_of_a_fresh_process() -> None:
+    setting = bench.Setting(model="mini", canvas_grid=3, batch_size=2)
+    assert 50 < bench._peak_in_fresh_process(setting, FROZEN) < 2000
