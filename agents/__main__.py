@@ -47,9 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Train policies that choose where CanViT looks, and judge them.",
     )
     commands = parser.add_subparsers(
-        required=True, metavar="headroom | train | evaluate | compare | demo"
+        required=True, metavar="headroom | train | evaluate | compare | report | demo"
     )
-    for add in (_add_headroom, _add_train, _add_evaluate, _add_compare, _add_demo):
+    for add in (_add_headroom, _add_train, _add_evaluate, _add_compare, _add_report, _add_demo):
         add(commands)
     return parser
 
@@ -129,6 +129,28 @@ def _add_compare(commands: Any) -> None:
             metavar="DIR:POLICY",
             help="a directory that evaluate wrote, and a policy where it holds several",
         )
+
+
+def _add_report(commands: Any) -> None:
+    parser = _command(commands, "report", _report, help="write a saved run as one HTML file")
+    parser.add_argument(
+        "directory", type=Path, metavar="RUN", help="a directory that evaluate or headroom wrote"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the report (default: report.html in RUN)"
+    )
+    parser.add_argument(
+        "--episodes",
+        type=_at_least_0,
+        metavar="N",
+        help="how many are shown glimpse by glimpse (default: 6, or 3 where they are long); they "
+        "are played again, which needs the run's scenes and weights",
+    )
+    parser.add_argument(
+        "--policy",
+        metavar="NAME",
+        help="whose episodes (default: the first trained policy's, else the first's)",
+    )
 
 
 def _add_demo(commands: Any) -> None:
@@ -213,6 +235,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _at_least_0(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
     return number
 
 
@@ -317,6 +346,17 @@ def _compare(args: argparse.Namespace) -> None:
     from agents.compare import compare, find_run, format_comparison
 
     print(format_comparison(compare(find_run(args.first), find_run(args.second))))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from agents.report import write_report
+
+    written = write_report(
+        args.directory, out=args.out, episodes=args.episodes, policy=args.policy, progress=True
+    )
+    if written.left_out is not None:
+        print(written.left_out, file=sys.stderr)
+    print(f"The report is {written.path} ({written.path.stat().st_size / 1e6:.1f} MB).")
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -1,0 +1,141 @@
+"""What is known of a scene after a glimpse: pictures, and what is believed in words and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from canvit_gym.envs.palette import IGNORED, class_colours
+from canvit_gym.envs.rendering import PANEL_PX, render_episode
+from canvit_gym.envs.rollout import Episode, Rollout
+from canvit_gym.scenes.base import IGNORE
+
+_ROWS = 6  # classes that are named
+_HALF_GAP, _CAPTION = 8, 24  # of a rendered frame: around each panel, and above it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A picture of an episode, uint8 [H, W, 3]."""
+
+    title: str
+    alt: str
+    picture: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Belief:
+    """What is believed of one class: its probability, or what it fills of the decoded mask; `true`
+    is what it fills of the true mask. colour: of masks."""
+
+    name: str
+    share: float
+    is_label: bool = False
+    true: float | None = None
+    colour: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What is known after a glimpse. verdict: a sentence. reward: None for the first glimpse."""
+
+    viewpoint: tuple[float, float, float]
+    chosen: bool
+    verdict: str
+    reward: float | None
+    panels: tuple[Panel, ...]
+    beliefs: tuple[Belief, ...]
+
+
+def describe_step(
+    episode: Episode, *, rollout: Rollout, chosen: bool, reward: float | None
+) -> Step:
+    """episode: of one scene, after a glimpse."""
+    row, col, scale = episode.history[0, int(episode.glimpses[0]) - 1].tolist()
+    describe = _of_masks if rollout.task.decodes_canvas else _of_label
+    verdict, beliefs = describe(episode, rollout)
+    return Step(
+        viewpoint=(row, col, scale),
+        chosen=chosen,
+        verdict=verdict,
+        reward=reward,
+        panels=tuple(_panels(episode, rollout)),
+        beliefs=tuple(beliefs),
+    )
+
+
+def _panels(episode: Episode, rollout: Rollout) -> list[Panel]:
+    """Those of the rendered frame that are pictures; what is text there is text here."""
+    pictures = cut_frame(render_episode(episode, rollout=rollout))
+    t = int(episode.glimpses[0]) - 1
+    boxes = "the box of glimpse 0" if t == 0 else f"the boxes of glimpses 0 to {t}"
+    panels = [
+        ("scene", f"The scene with {boxes}"),
+        ("glimpse", f"What CanViT sees at glimpse {t}"),
+        ("canvas (PCA)", f"The canvas after glimpse {t}, three principal components as colours"),
+    ]
+    if rollout.task.decodes_canvas:
+        panels += [
+            ("entropy", f"Where the segmentation is uncertain after glimpse {t}, bright for more"),
+            ("decoded mask", f"The segmentation decoded after glimpse {t}"),
+            ("true mask", "The true segmentation"),
+        ]
+    return [
+        Panel(title=title, alt=alt, picture=picture)
+        for (title, alt), picture in zip(panels, pictures, strict=False)
+    ]
+
+
+def cut_frame(frame: np.ndarray) -> list[np.ndarray]:
+    """The panels of `rendering.render_episode`'s frame without their captions, uint8 [PANEL_PX,
+    PANEL_PX, 3]: left to right, then down."""
+    height, width = PANEL_PX + _CAPTION + 2 * _HALF_GAP, PANEL_PX + 2 * _HALF_GAP
+    inner = frame[_HALF_GAP:-_HALF_GAP, _HALF_GAP:-_HALF_GAP]
+    tiles = inner.reshape(inner.shape[0] // height, height, -1, width, 3).swapaxes(1, 2)
+    top = _HALF_GAP + _CAPTION
+    panels = tiles[:, :, top : top + PANEL_PX, _HALF_GAP : _HALF_GAP + PANEL_PX]
+    return list(panels.reshape(-1, PANEL_PX, PANEL_PX, 3))
+
+
+def _of_label(episode: Episode, rollout: Rollout) -> tuple[str, list[Belief]]:
+    names = rollout.task.class_names
+    probabilities = episode.belief[0].exp().cpu()
+    label = int(episode.targets[0])
+    shown = probabilities.argsort(descending=True)[:_ROWS].tolist()
+    first = shown[0]
+    if label not in shown:
+        shown[-1] = label
+    truth = "right" if first == label else f"wrong, it is {names[label]}"
+    verdict = f"CanViT says {names[first]}, {float(probabilities[first]):.0%}: {truth}."
+    beliefs = [
+        Belief(name=names[i], share=float(probabilities[i]), is_label=i == label) for i in shown
+    ]
+    return verdict, beliefs
+
+
+def _of_masks(episode: Episode, rollout: Rollout) -> tuple[str, list[Belief]]:
+    names, true = rollout.task.class_names, episode.targets[0].cpu()
+    logits = episode.belief
+    if logits.shape[-1] != len(true):
+        logits = F.interpolate(logits, size=tuple(true.shape), mode="bilinear")
+    decoded = logits[0].argmax(dim=0).cpu()
+    shares = [
+        torch.bincount(mask.flatten(), minlength=256) / mask.numel() for mask in (decoded, true)
+    ]
+    total = (shares[0] + shares[1]).numpy()
+    colours = class_colours(len(names))
+    beliefs = [
+        Belief(
+            name="no class" if i == IGNORE else names[i],
+            share=float(shares[0][i]),
+            true=float(shares[1][i]),
+            colour=IGNORED if i == IGNORE else tuple(colours[i].tolist()),
+        )
+        for i in np.argsort(-total, kind="stable")[:_ROWS].tolist()
+        if total[i]
+    ]
+    right, iou = (float(episode.potentials[name][0]) for name in ("pixel_accuracy", "mean_iou"))
+    return f"{right:.0%} of the pixels are right, mean IoU {iou:.2f}.", beliefs
