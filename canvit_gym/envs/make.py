@@ -14,6 +14,7 @@ from canvit_gym.envs.rollout import InitialGlimpse, Precision, Rollout
 from canvit_gym.envs.single_env import CanViTEnv
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import MINI_GLIMPSE, OFFICIAL_GLIMPSE, GlimpseSpec
+from canvit_gym.model.frozen import freeze
 from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.model.identity import BackboneIdentity, identify
 from canvit_gym.model.segmentation import CanViTForSemanticSegmentation
@@ -49,7 +50,7 @@ def _classification(
         if probe is None
         else CanViTForImageClassification.from_pretrained_with_probe(backbone, probe)
     )
-    task = Classification(model=model.to(device), class_names=scenes.class_names)
+    task = Classification(model=freeze(model.to(device)), class_names=scenes.class_names)
     identity = identify(backbone, probe=probe)
     return _assemble(task=task, scenes=scenes, identity=identity, **kwargs)
 
@@ -66,7 +67,9 @@ def _segmentation(
     """Keyword arguments of the environment classes; `kwargs` are those of `_assemble`."""
     model = CanViTForSemanticSegmentation.from_pretrained_with_probe(backbone, probe)
     task = Segmentation(
-        model=model.to(device), class_names=scenes.mask_class_names, label_size_px=label_size_px
+        model=freeze(model.to(device)),
+        class_names=scenes.mask_class_names,
+        label_size_px=label_size_px,
     )
     identity = identify(backbone, probe=probe)
     return _assemble(task=task, scenes=scenes, identity=identity, **kwargs)

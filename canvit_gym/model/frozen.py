@@ -1,9 +1,10 @@
 """The fast form of a trained CanViT for inference: the same answers from prepared weights.
 
-`FrozenCanViT(canvit)` takes the place of the plain core wherever nothing is trained, and can be
-deleted without breaking anything. On a CPU the plain core loses its time to temporaries of the
-canvas' size (fresh memory costs more than the arithmetic), to multiplies and copies around
-attention, and to matrix products that lay out their weights anew in every call. So here
+`freeze(model)` gives a task model a core that takes the place of the plain one wherever nothing is
+trained; without this file everything works as before, only slower. On a CPU the plain core loses
+its time to temporaries of the canvas' size (fresh memory costs more than the arithmetic), to
+multiplies and copies around attention, and to matrix products that lay out their weights anew in
+every call. So here
 
 - weights are laid out once, by oneDNN, with LayerScale, attention's scale and the missing key bias
   folded in, and with GELU as part of the product;
@@ -18,7 +19,7 @@ LayerNorms stay as they are, because torch's kernel is no faster without weight 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -154,6 +155,19 @@ class FrozenCanViT(CanViT):
                 head_dim=self.config.canvas_head_dim,
             )
         return self._canvas_turns[key]
+
+
+class _HasCore(Protocol):
+    canvit: CanViT
+
+
+_Model = TypeVar("_Model", bound=_HasCore)
+
+
+def freeze(model: _Model) -> _Model:
+    """The same model with its core in the fast form, on the device where it is: for inference."""
+    model.canvit = FrozenCanViT(model.canvit)
+    return model
 
 
 def _copy(x: Tensor) -> Tensor:
