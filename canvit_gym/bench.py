@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from canvit_gym.geometry import MINI_GLIMPSE, OFFICIAL_GLIMPSE, GlimpseSpec, random_viewpoint
 from canvit_gym.model.canvit import CanViT
-from canvit_gym.model.config import CanViTConfig, ReadWriteSchedule
+from canvit_gym.model.config import CanViTConfig
+from canvit_gym.model.flops import glimpse_flops
 from canvit_gym.model.frozen import FrozenCanViT
 from canvit_gym.training.mini import MINI_CONFIG
 
@@ -47,40 +48,6 @@ _ROW = (
     "{model:9} {canvas_grid:6} {batch_size:5}  {variant:23} {glimpses_per_second:10.2f} "
     "{ratio:6.2f} {share_of_limit:8.0%}  {difference:.1e}"
 )
-
-
-# --- Work ----------------------------------------------------------------------------------------
-
-
-def attention_flops(config: CanViTConfig, *, glimpse_tokens: int, canvas_tokens: int) -> int:
-    """Of one canvas read, or one write: its projections and both products of attention."""
-    dim, canvas_dim = config.backbone.dim, config.canvas_dim
-    flops = 4 * glimpse_tokens * canvas_dim * (dim + canvas_tokens)
-    if config.canvas_projections == "qkvo":
-        flops += 4 * canvas_tokens * canvas_dim**2
-    return flops
-
-
-def glimpse_flops(config: CanViTConfig, *, glimpse_grid: int, canvas_grid: int) -> int:
-    """Of one forward for one scene: matrix products and convolutions, 2 for a multiply-add.
-
-    The published counting (reference notes, section 5.3).
-    """
-    spec, schedule = config.backbone, ReadWriteSchedule.of(config)
-    dim, patches = spec.dim, glimpse_grid**2
-    tokens = config.enable_vpe + 1 + config.num_backbone_registers + patches
-    block = (8 + 4 * spec.mlp_ratio) * tokens * dim**2 + 4 * tokens**2 * dim
-    canvas = attention_flops(
-        config,
-        glimpse_tokens=tokens,
-        canvas_tokens=config.num_canvas_registers + canvas_grid**2,
-    )
-    return (
-        2 * patches * 3 * spec.patch_size_px**2 * dim
-        + config.enable_vpe * 3 * dim
-        + spec.num_blocks * block
-        + (len(schedule.reads) + len(schedule.writes)) * canvas
-    )
 
 
 # --- What takes turns ----------------------------------------------------------------------------
