@@ -9,7 +9,6 @@ import numpy as np
 
 from agents.evidence import Evidence, Trajectories
 from agents.metrics import TITLES, tallies
-from agents.scanpaths import measures
 from agents.statistics import (
     Bootstrap,
     Estimate,
@@ -17,6 +16,7 @@ from agents.statistics import (
     paired_difference,
     share_of_the_way,
 )
+from canvit_gym.scanpaths import mean_measures
 
 BASELINE = "full_then_random"
 """What every difference in the table is taken to: the honest random policy."""
@@ -111,7 +111,7 @@ def _row(evidence: Evidence) -> dict[str, Any]:
     }
     row["return_mean"] = float((potential[:, -1] - potential[:, 0]).mean())
     given = settings["policy"]["initial_glimpse"] is not None
-    row["scanpath"] = measures(seen.viewpoints, initial_glimpse=given)
+    row["scanpath"] = mean_measures(seen.viewpoints, initial_glimpse=given)
     if seen.peeks:
         row["regret"] = _regret(seen, potential=potential, candidates=settings["candidates"])
     return row

@@ -9,7 +9,7 @@ import numpy as np
 from agents.report.charts import bar, curve_key, map_table, scene_map, style_of
 from agents.report.markup import Markup, element, folded, join, number, table
 from agents.report.saved import SavedRun
-from agents.scanpaths import ENTROPY_GRID, SCALE_EDGES
+from canvit_gym.scanpaths import ENTROPY_GRID, SCALE_EDGES
 
 _MEASURES = {
     "coverage": "share of the scene that was seen",

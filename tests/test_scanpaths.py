@@ -8,10 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from agents.scanpaths import (
+from canvit_gym.scanpaths import (
     SCALE_EDGES,
     center_distance,
     coverage,
+    mean_measures,
     measures,
     revisits,
     saccade_length,
@@ -20,6 +21,7 @@ from agents.scanpaths import (
 )
 
 FULL = (0.0, 0.0, 1.0)
+NONE = (0.0, 0.0, 0.0)
 QUARTERS = [(r, c, 0.5) for r in (-0.5, 0.5) for c in (-0.5, 0.5)]
 
 
@@ -87,13 +89,14 @@ def test_saccades_and_distances() -> None:
     np.testing.assert_allclose(center_distance(both), [1 / 3, 0], atol=1e-6)
 
 
-def test_entropy_is_of_cells_over_all_episodes() -> None:
+def test_entropy_is_of_the_cells_that_centres_fall_into() -> None:
     assert viewpoint_entropy(path(FULL, FULL)) == 0
     assert viewpoint_entropy(path(*QUARTERS), grid=2) == pytest.approx(math.log(4))
-    assert viewpoint_entropy(path(*QUARTERS)[:, None], grid=2) == pytest.approx(math.log(4))
     three_to_one = path(QUARTERS[0], QUARTERS[0], QUARTERS[0], QUARTERS[1])
     expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert viewpoint_entropy(three_to_one, grid=2) == pytest.approx(expected)
+    both = np.stack((path(*QUARTERS), three_to_one))
+    np.testing.assert_allclose(viewpoint_entropy(both, grid=2), [math.log(4), expected])
     # Rows and columns are not mixed up, and the far edge belongs to the last cell.
     corners = path((-1, 1, 0.1), (1, -1, 0.1))
     assert viewpoint_entropy(corners) == pytest.approx(math.log(2))
@@ -108,15 +111,56 @@ def test_scales() -> None:
     assert scale_histogram(path((0, 0, nearly)))[4] == 1
 
 
-def test_measures_leave_out_a_glimpse_that_was_given() -> None:
+def test_each_measure_is_of_its_glimpses() -> None:
+    """Rows that were not taken change nothing, and a t0 that was given is no choice."""
+    shorter, stopped = path(FULL, *QUARTERS[:2]), path(FULL, *QUARTERS[:2], NONE, NONE)
+    at_once, blind = path(FULL, NONE), path(NONE, NONE)
+    found = measures(stopped, initial_glimpse=True)
+    for name, value in measures(shorter, initial_glimpse=True).items():
+        np.testing.assert_allclose(found[name], value, err_msg=name)
+    assert found["glimpses"] == 3 and found["coverage"] == 0.5 and found["revisits"] == 0
+    assert found["saccade_length"] == pytest.approx((math.sqrt(0.5) + 1) / 2)
+    assert found["center_distance"] == pytest.approx(math.sqrt(0.5))
+    assert found["entropy"] == pytest.approx(math.log(2))
+    assert found["scales"].tolist() == [0, 0, 0, 0, 1, 0]
+    assert measures(stopped, initial_glimpse=False)["coverage"] == 1
+    for glimpses, nothing in ((1, measures(at_once, initial_glimpse=True)),
+                              (0, measures(blind, initial_glimpse=False))):  # fmt: skip
+        assert nothing.pop("glimpses") == glimpses
+        assert all(not np.any(value) for value in nothing.values())
+
+
+def test_measures_are_of_one_episode_each() -> None:
+    rng = np.random.default_rng(0)
+    viewpoints = (rng.random((6, 5, 3)) / 2).astype(np.float32)
+    viewpoints[2, 3:] = viewpoints[4, 1:] = 0
+    together = measures(viewpoints, initial_glimpse=True)
+    assert together["glimpses"].tolist() == [5, 5, 3, 5, 1, 5]
+    for i, one in enumerate(viewpoints):
+        for name, value in measures(one, initial_glimpse=True).items():
+            np.testing.assert_allclose(together[name][i], value, err_msg=name)
+
+
+def test_means_over_episodes() -> None:
     episodes = np.stack((path(FULL, *QUARTERS[:2]), path(FULL, *QUARTERS[2:])))
-    given = measures(episodes, initial_glimpse=True)
+    given = mean_measures(episodes, initial_glimpse=True)
     assert given["coverage"] == 0.5 and given["revisits"] == 0
     assert given["scales"]["share"] == [0, 0, 0, 0, 1, 0]
     assert given["saccade_length"] == pytest.approx((math.sqrt(0.5) + 1) / 2)
     assert given["center_distance"] == pytest.approx(math.sqrt(0.5))
     assert given["entropy"] == pytest.approx(math.log(4))
-    chosen = measures(episodes, initial_glimpse=False)
+    chosen = mean_measures(episodes, initial_glimpse=False)
     assert chosen["coverage"] == 1
     assert chosen["scales"]["share"][-1] == pytest.approx(1 / 3)
     json.dumps(given, allow_nan=False)
+
+
+def test_means_leave_out_episodes_without_a_value() -> None:
+    moved, stopped = path(FULL, *QUARTERS[:2]), path(FULL, NONE, NONE)
+    alone = mean_measures(moved[None], initial_glimpse=True)
+    both = mean_measures(np.stack((moved, stopped)), initial_glimpse=True)
+    assert both == {**alone, "coverage": alone["coverage"] / 2}  # it did see nothing of its choice
+    nothing = mean_measures(stopped[None], initial_glimpse=True)
+    assert nothing["coverage"] == 0 and nothing["scales"]["share"] is None
+    assert {nothing[key] for key in ("revisits", "saccade_length", "entropy")} == {None}
+    json.dumps(nothing, allow_nan=False)
