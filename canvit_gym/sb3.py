@@ -46,9 +46,10 @@ class CanViTVecEnv(VecEnv):
     """A SAME_STEP vector environment as Stable-Baselines3 wants it.
 
     The infos of rows that ended an episode hold `terminal_observation`, `episode` (return r, length
-    l, seconds t), the scene's `final_info` and, where the task is to name it, `is_success`; those
-    of other rows are kept bare, because SB3 wants one dict a row. `infos` has everything of the
-    last step as arrays. Rows are rows of one environment, so attributes are shared.
+    l, seconds t, and the measures of its scanpath), the scene's `final_info` and, where the task is
+    to name it, `is_success`; those of other rows are kept bare, because SB3 wants one dict a row.
+    `infos` has everything of the last step as arrays. Rows are rows of one environment, so
+    attributes are shared.
     """
 
     def __init__(self, envs: CanViTVectorEnv) -> None:
@@ -93,18 +94,19 @@ class CanViTVecEnv(VecEnv):
         self._lengths += 1
         rows: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in done]
         for i in np.flatnonzero(done).tolist():
-            final = self.infos["final_info"]
+            final = _row(self.infos["final_info"], i)
             rows[i].update(
                 terminal_observation=self.infos["final_obs"][i],
                 episode={
                     "r": float(self._returns[i]),
                     "l": int(self._lengths[i]),
                     "t": round(time.time() - self._started, 6),
+                    **final["scanpath"],
                 },
-                final_info=_row(final, i),
+                final_info=final,
             )
             if "correct" in final:
-                rows[i]["is_success"] = bool(final["correct"][i])
+                rows[i]["is_success"] = bool(final["correct"])
         self._returns[done], self._lengths[done] = 0, 0
         return observation, reward.astype(np.float32), done, rows
 

@@ -47,7 +47,7 @@ def mean_measures(viewpoints: np.ndarray, *, initial_glimpse: bool) -> dict[str,
     where there is nothing to measure.
     """
     chosen = viewpoints[..., int(initial_glimpse) :, :]
-    several, some = _taken(viewpoints).sum(axis=-1) > 1, _taken(chosen).any(axis=-1)
+    several, some = _taken(viewpoints).sum(axis=-1) > 1, _taken(chosen).sum(axis=-1) > 0
     together = chosen.reshape(-1, 3)
     shares = scale_histogram(together).tolist() if some.any() else None
     return {
@@ -105,7 +105,7 @@ def viewpoint_entropy(viewpoints: np.ndarray, *, grid: int = ENTROPY_GRID) -> np
     cells = ((viewpoints[..., :2].astype(np.float64) + 1) / 2 * grid).astype(np.int64)
     row, col = np.moveaxis(cells.clip(0, grid - 1), -1, 0)
     share = _shares(row * grid + col, _taken(viewpoints), bins=grid**2)
-    return -(share * np.log(np.where(share > 0, share, 1))).sum(axis=-1)
+    return (share * np.log(1 / np.where(share > 0, share, 1))).sum(axis=-1)
 
 
 def scale_histogram(viewpoints: np.ndarray) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Actions name viewpoints, and none of them can leave the scene."""
+"""Actions name viewpoints, and none of them can leave the scene.
+
+With `stop_action` there is one more thing to do than to look: to stop, which takes no glimpse.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from canvit_gym.envs.rollout import Choice
 from canvit_gym.errors import require_choice
 from canvit_gym.geometry import GlimpseSpec, Viewpoint, clip_into_scene, grid_centers
 
@@ -25,7 +29,12 @@ class Actions(Protocol):
     def space(self) -> spaces.Space[Any]: ...
 
     def viewpoint(self, actions: np.ndarray | torch.Tensor) -> Viewpoint:
-        """Viewpoints of a batch of actions [B, ...]; raises ValueError for infeasible ones."""
+        """Viewpoints of a batch of actions [B, ...], any inside the scene for those that stop;
+        raises ValueError for infeasible ones."""
+        ...
+
+    def choice(self, actions: np.ndarray | torch.Tensor) -> Choice:
+        """Those viewpoints, and which of the actions stop; raises ValueError as they do."""
         ...
 
     def nearest(self, viewpoint: Viewpoint) -> np.ndarray:
@@ -38,46 +47,58 @@ class BoxActions:
     """Box(-1, 1, (3,)) = (row, col, zoom), and every in-bounds viewpoint has exactly one.
 
     zoom sets the scale geometrically, from 1 at -1 to `min_scale` at 1; then row and col set the
-    centre within +-(1 - scale). Size before place follows AdaGlimpse.
+    centre within +-(1 - scale). Size before place follows AdaGlimpse. With `stop_action` a fourth
+    number above 0 stops, whatever the other three say.
     """
 
     min_scale: float
+    stop_action: bool = False
 
     @property
     def space(self) -> spaces.Box:
-        return spaces.Box(-1.0, 1.0, (3,), np.float32)
+        return spaces.Box(-1.0, 1.0, (3 + self.stop_action,), np.float32)
 
     def viewpoint(self, actions: np.ndarray | torch.Tensor) -> Viewpoint:
         values = _as_tensor(actions)
-        if not values.dtype.is_floating_point or values.ndim != 2 or values.shape[1] != 3:
+        names = ("row", "col", "zoom", "stop")[: 3 + self.stop_action]
+        if values.ndim != 2 or values.shape[1] != len(names) or not values.is_floating_point():
             raise ValueError(
                 f"Actions have shape {tuple(values.shape)} and dtype {values.dtype}; "
-                "give floats [batch, 3] with (row, col, zoom)."
+                f"give floats [batch, {len(names)}] with ({', '.join(names)})."
             )
         inside = (values.abs() <= 1).all(dim=1)  # NaN compares False
         if not bool(inside.all()):
-            row, col, zoom = values[~inside][0].tolist()
+            first = values[~inside][0].tolist()
+            shown = ", ".join(f"{n} {v:.9g}" for n, v in zip(names, first, strict=True))
             raise ValueError(
-                f"Action (row {row:.9g}, col {col:.9g}, zoom {zoom:.9g}) is outside the box; all "
-                "three must be finite and in [-1, 1]."
+                f"Action ({shown}) is outside the box; all numbers must be finite and in [-1, 1]."
             )
         values = values.float()
         scales = self.min_scale ** ((values[:, 2] + 1) / 2)
         return Viewpoint(centers=values[:, :2] * (1 - scales)[:, None], scales=scales)
+
+    def choice(self, actions: np.ndarray | torch.Tensor) -> Choice:
+        viewpoint = self.viewpoint(actions)
+        if not self.stop_action:
+            return Choice.look(viewpoint)
+        return Choice(viewpoint=viewpoint, stop=_as_tensor(actions)[:, 3] > 0)
 
     def nearest(self, viewpoint: Viewpoint) -> np.ndarray:
         scales = viewpoint.scales.clamp(self.min_scale, 1)
         reach = (1 - scales)[:, None]
         places = torch.where(reach > 0, viewpoint.centers / reach.clamp(min=1e-9), 0)
         zoom = 2 * scales.log() / math.log(self.min_scale) - 1
-        return torch.cat((places, zoom[:, None]), dim=1).clamp(-1, 1).cpu().numpy()
+        stop = -torch.ones_like(zoom)[:, None].expand(-1, int(self.stop_action))
+        return torch.cat((places, zoom[:, None], stop), dim=1).clamp(-1, 1).cpu().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListedActions:
-    """Discrete(n): action i is the i-th of a list of viewpoints."""
+    """Discrete(n): action i is the i-th of a list of viewpoints; with `stop_action` one more, the
+    last, stops."""
 
     viewpoints: Viewpoint
+    stop_action: bool = False
 
     @property
     def scales(self) -> list[float]:
@@ -86,11 +107,11 @@ class ListedActions:
 
     @property
     def space(self) -> spaces.Discrete:
-        return spaces.Discrete(self.viewpoints.batch_size)
+        return spaces.Discrete(self.viewpoints.batch_size + self.stop_action)
 
     def viewpoint(self, actions: np.ndarray | torch.Tensor) -> Viewpoint:
         values = _as_tensor(actions)
-        count = self.viewpoints.batch_size
+        count = int(self.space.n)
         if values.ndim != 1 or values.dtype.is_floating_point or values.dtype == torch.bool:
             raise ValueError(
                 f"Actions have shape {tuple(values.shape)} and dtype {values.dtype}; "
@@ -101,7 +122,12 @@ class ListedActions:
                 f"Actions {values.tolist()} are not all in range; give integers from 0 to "
                 f"{count - 1}."
             )
-        return self.viewpoints[values.long().to(self.viewpoints.centers.device)]
+        looks = values.long().clamp(max=self.viewpoints.batch_size - 1)
+        return self.viewpoints[looks.to(self.viewpoints.centers.device)]
+
+    def choice(self, actions: np.ndarray | torch.Tensor) -> Choice:
+        viewpoint = self.viewpoint(actions)
+        return Choice(viewpoint=viewpoint, stop=_as_tensor(actions) >= self.viewpoints.batch_size)
 
     def nearest(self, viewpoint: Viewpoint) -> np.ndarray:
         """Nearest in (row, col, log scale)."""
@@ -122,7 +148,9 @@ def _as_tensor(actions: np.ndarray | torch.Tensor) -> torch.Tensor:
         raise ValueError(f"Actions {shown} are no array of numbers; give one.") from error
 
 
-def cell_actions(*, grid_size: int, scales: Sequence[float]) -> ListedActions:
+def cell_actions(
+    *, grid_size: int, scales: Sequence[float], stop_action: bool = False
+) -> ListedActions:
     """Every cell of a grid at every scale, scale by scale, row-major, clipped into the scene.
 
     Action (s * grid_size + row) * grid_size + col: the layout of a map [scales, grid, grid].
@@ -131,36 +159,44 @@ def cell_actions(*, grid_size: int, scales: Sequence[float]) -> ListedActions:
     levels = [
         clip_into_scene(centers=cells, scales=torch.full((len(cells),), scale)) for scale in scales
     ]
-    return _listed(levels)
+    return _listed(levels, stop_action=stop_action)
 
 
-def tile_actions() -> ListedActions:
+def tile_actions(*, stop_action: bool = False) -> ListedActions:
     """The quadtree's tiles: 1, then 4, then 16, each level row-major."""
     levels = []
     for level in _TILE_LEVELS:
         cells = grid_centers(2**level)
         levels.append(Viewpoint(centers=cells, scales=torch.full((len(cells),), 2.0**-level)))
-    return _listed(levels)
+    return _listed(levels, stop_action=stop_action)
 
 
-def _listed(levels: list[Viewpoint]) -> ListedActions:
+def _listed(levels: list[Viewpoint], *, stop_action: bool) -> ListedActions:
     return ListedActions(
         viewpoints=Viewpoint(
             centers=torch.cat([v.centers for v in levels]),
             scales=torch.cat([v.scales for v in levels]),
-        )
+        ),
+        stop_action=stop_action,
     )
 
 
 def make_actions(
-    kind: ActionKind, *, glimpse: GlimpseSpec, cell_grid: int, cell_scales: Sequence[float]
+    kind: ActionKind,
+    *,
+    glimpse: GlimpseSpec,
+    cell_grid: int,
+    cell_scales: Sequence[float],
+    stop_action: bool,
 ) -> Actions:
     """The action space by name; raises ValueError for an unknown name or a bad scale."""
     require_choice("action", kind, get_args(ActionKind))
+    if not isinstance(stop_action, bool):
+        raise ValueError(f"stop_action is {stop_action!r}; give True or False.")
     if kind == "box":
-        return BoxActions(min_scale=glimpse.min_scale)
+        return BoxActions(min_scale=glimpse.min_scale, stop_action=stop_action)
     if kind == "tile":
-        return tile_actions()
+        return tile_actions(stop_action=stop_action)
     if not cell_scales or not all(0 < scale <= 1 for scale in cell_scales):
         raise ValueError(f"cell_scales is {cell_scales!r}; give at least one scale in (0, 1].")
-    return cell_actions(grid_size=cell_grid, scales=cell_scales)
+    return cell_actions(grid_size=cell_grid, scales=cell_scales, stop_action=stop_action)

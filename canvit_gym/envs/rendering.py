@@ -187,7 +187,8 @@ def _belief(episode: Episode, rollout: Rollout) -> Image.Image:
 def _budget(draw: ImageDraw.ImageDraw, episode: Episode, rollout: Rollout) -> None:
     """How far the episode is, along the lower edge of a panel."""
     looks, budget = int(episode.looks[0]), rollout.budget
-    draw.text((0, PANEL_PX - 30), f"{looks} of {budget} glimpses chosen", _FAINT, _font(14))
+    text = f"{looks} of {budget} glimpses chosen" + (", stopped" if episode.stopped[0] else "")
+    draw.text((0, PANEL_PX - 30), text, _FAINT, _font(14))
     _bar(draw, top=PANEL_PX - _BAR_PX, share=looks / budget, colour=_GLIMPSE)
 
 

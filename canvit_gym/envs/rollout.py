@@ -34,6 +34,7 @@ class Episode:
     history: float32 [B, budget + 1, 3], (row, col, scale) of each glimpse taken, zeros after them.
     glimpses: int64 [B], how many were taken, the initial one included.
     looks: int64 [B], how many were chosen, so without the initial one; `budget` ends the episode.
+    stopped: bool [B], whether the episode was ended before its budget was used.
     belief: the task's reading of the state, such as class log-probabilities [B, classes].
     potentials, outcome: the task's verdict on that belief (`tasks.base.Verdict`).
     """
@@ -45,6 +46,7 @@ class Episode:
     history: Tensor
     glimpses: Tensor
     looks: Tensor
+    stopped: Tensor
     belief: Tensor
     potentials: dict[str, Tensor]
     outcome: dict[str, Tensor]
@@ -60,15 +62,19 @@ class Episode:
     def select(self, indices: Sequence[int] | np.ndarray | Tensor) -> Episode:
         """The episodes of these scenes, in this order; an index may come twice."""
         where = torch.as_tensor(indices, dtype=torch.int64, device=self.device)
-        return _map_tensors(
-            lambda x: x[where], self, scenes=tuple(self.scenes[i] for i in where.tolist())
-        )
+        listed = where.tolist()
+        if listed == list(range(self.batch_size)):
+            return self
+        return _map_tensors(lambda x: x[where], self, scenes=tuple(self.scenes[i] for i in listed))
 
     def put(self, indices: Sequence[int] | np.ndarray | Tensor, other: Episode) -> Episode:
         """A copy in which `other`'s episodes stand at these indices."""
         where = torch.as_tensor(indices, dtype=torch.int64, device=self.device)
+        listed = where.tolist()
+        if listed == list(range(self.batch_size)):
+            return other
         scenes = list(self.scenes)
-        for i, scene in zip(where.tolist(), other.scenes, strict=True):
+        for i, scene in zip(listed, other.scenes, strict=True):
             scenes[i] = scene
         return _map_tensors(
             lambda x, y: x.index_copy(0, where, y), self, other, scenes=tuple(scenes)
@@ -93,6 +99,35 @@ def _map_tensors(function: Any, *episodes: Episode, scenes: tuple[Scene, ...]) -
         if f.name != "scenes"
     }
     return Episode(scenes=scenes, **mapped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What comes next in B episodes.
+
+    stop: bool [B], where the episode ends without another glimpse.
+    viewpoint: where the others look; what it says of those that stop does not matter.
+    """
+
+    viewpoint: Viewpoint
+    stop: Tensor
+
+    @classmethod
+    def look(cls, viewpoint: Viewpoint) -> Choice:
+        """Every episode goes on, with these viewpoints."""
+        stop = torch.zeros(viewpoint.batch_size, dtype=torch.bool, device=viewpoint.centers.device)
+        return cls(viewpoint=viewpoint, stop=stop)
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.stop)
+
+    def __getitem__(self, index: Tensor) -> Choice:
+        """What comes next in some of the episodes, by mask or indices."""
+        return Choice(viewpoint=self.viewpoint[index], stop=self.stop[index])
+
+    def to(self, device: torch.device | str) -> Choice:
+        return Choice(viewpoint=self.viewpoint.to(device), stop=self.stop.to(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +180,7 @@ class Rollout:
             history=torch.zeros(len(scenes), self.budget + 1, 3, device=device),
             glimpses=counts,
             looks=counts,
+            stopped=torch.zeros_like(counts, dtype=torch.bool),
             belief=belief,
             potentials=verdict.potentials,
             outcome=verdict.outcome,
@@ -158,24 +194,39 @@ class Rollout:
     def look(self, episode: Episode, viewpoint: Viewpoint) -> Episode:
         """The episodes after one more glimpse each, at viewpoints inside the scene.
 
-        Raises ValueError where a viewpoint leaves the scene or an episode's budget is used up.
+        Raises ValueError where a viewpoint leaves the scene or an episode has ended.
         """
-        if viewpoint.batch_size != episode.batch_size:
-            raise ValueError(
-                f"{viewpoint.batch_size} viewpoints were given for {episode.batch_size} scenes; "
-                "give one for each."
-            )
+        _require_one_each("viewpoints", viewpoint.batch_size, episode)
         check_inside(viewpoint)
-        if bool((episode.looks >= self.budget).any()):
-            raise ValueError(
-                f"The budget of {self.budget} glimpses is used up; start new episodes, or make "
-                "the rollout with a larger budget."
-            )
+        self._require_going(episode)
         return self._glimpse(episode, viewpoint)
 
+    def stop(self, episode: Episode, mask: Tensor) -> Episode:
+        """The episodes, ended where the mask, bool [B], says so; nothing else changes.
+
+        Raises ValueError where one of those has ended already.
+        """
+        _require_one_each("entries of a mask", len(mask), episode)
+        if not bool(mask.any()):
+            return episode
+        self._require_going(episode, mask)
+        return replace(episode, stopped=episode.stopped | mask)
+
+    def act(self, episode: Episode, choice: Choice) -> Episode:
+        """The episodes after they looked or stopped: one glimpse for all that look, together.
+
+        Raises ValueError as `look` and `stop` do.
+        """
+        stopped = self.stop(episode, choice.stop)
+        going = (~choice.stop).nonzero()[:, 0]
+        if not len(going):
+            return stopped
+        looked = self.look(episode.select(going), choice.viewpoint[going])
+        return stopped.put(going, looked)
+
     def finished(self, episode: Episode) -> Tensor:
-        """Which episodes have used their budget: bool [B]."""
-        return episode.looks >= self.budget
+        """Which episodes have ended, stopped or with their budget used: bool [B]."""
+        return episode.stopped | (episode.looks >= self.budget)
 
     def sample(self, episode: Episode, viewpoint: Viewpoint) -> Tensor:
         """What CanViT sees at the viewpoints: float32 [B, 3, g, g], ImageNet-normalised."""
@@ -184,6 +235,16 @@ class Rollout:
             viewpoint=viewpoint,
             glimpse_size_px=self.glimpse.glimpse_size_px,
         )
+
+    def _require_going(self, episode: Episode, where: Tensor | slice = slice(None)) -> None:
+        """Raise ValueError where one of all episodes, or of those of a mask, has ended."""
+        if bool((episode.looks[where] >= self.budget).any()):
+            raise ValueError(
+                f"The budget of {self.budget} glimpses is used up; start new episodes, or make "
+                "the rollout with a larger budget."
+            )
+        if bool(episode.stopped[where].any()):
+            raise ValueError("An episode was stopped already; start a new one to look again.")
 
     def _glimpse(self, episode: Episode, viewpoint: Viewpoint) -> Episode:
         device = episode.device
@@ -204,4 +265,11 @@ class Rollout:
             belief=belief,
             potentials=verdict.potentials,
             outcome=verdict.outcome,
+        )
+
+
+def _require_one_each(what: str, count: int, episode: Episode) -> None:
+    if count != episode.batch_size:
+        raise ValueError(
+            f"{count} {what} were given for {episode.batch_size} scenes; give one for each."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -15,10 +16,10 @@ from gymnasium.vector.utils import batch_space
 from canvit_gym.envs.actions import ActionKind, make_actions
 from canvit_gym.envs.observations import ObservationKind, Observations
 from canvit_gym.envs.rendering import render_episode
-from canvit_gym.envs.rollout import Episode, Rollout
+from canvit_gym.envs.rollout import Choice, Episode, Rollout
 from canvit_gym.errors import require_choice
-from canvit_gym.geometry import Viewpoint
 from canvit_gym.model.identity import BackboneIdentity
+from canvit_gym.scanpaths import measures
 from canvit_gym.scenes.base import Scene, Scenes
 from canvit_gym.scenes.prefetch import SceneQueue
 
@@ -37,9 +38,14 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
     infos, each an array with one entry a row (and a mask `_key`, as Gymnasium does):
     scene: index in the scenes. The task's outcome: label, prediction and correct of a
     classification; intersection and union, a number for each class, of a segmentation.
-    viewpoint: float32 [3], (row, col, scale) just looked at.
+    viewpoint: float32 [3], (row, col, scale) just looked at; zeros where the row stopped instead.
     potential_before, potential_after: every potential of the task by name, so that a trajectory
     can be rewarded anew offline.
+    scanpath: of rows whose episode just ended, what `scanpaths.measures` says of it, by name. Not
+    `episode`, because Gymnasium's RecordEpisodeStatistics refuses to find that there.
+
+    `stop_action=True` adds an action that ends the episode with what is known: no glimpse, reward
+    0. `glimpse_cost`, in units of the reward, is taken from the reward of every chosen glimpse.
 
     `output="torch"` leaves observations and rewards on the model's device. `draw_ahead`
     threads make each row's next scene while the model runs, which changes no result: by default
@@ -57,8 +63,10 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         backbone: BackboneIdentity,
         action: ActionKind = "box",
         cell_scales: Sequence[float] = (0.25, 0.375, 0.5),
+        stop_action: bool = False,
         observation: ObservationKind = "compact",
         reward: str | None = None,
+        glimpse_cost: float = 0.0,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         output: Output = "numpy",
         draw_ahead: int | None = None,
@@ -68,6 +76,11 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
             raise ValueError(f"num_envs is {num_envs}; give at least 1.")
         reward = rollout.task.potential_names[0] if reward is None else reward
         require_choice("reward", reward, rollout.task.potential_names)
+        if not _is_cost(glimpse_cost):
+            raise ValueError(
+                f"glimpse_cost is {glimpse_cost!r}; give what a glimpse costs in units of the "
+                "reward, a number of at least 0."
+            )
         require_choice("output", output, get_args(Output))
         if render_mode is not None:
             require_choice("render_mode", render_mode, self.metadata["render_modes"])
@@ -78,7 +91,8 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         self.metadata = {**self.metadata, "autoreset_mode": autoreset_mode}
         self.num_envs = num_envs
         self.scenes, self.rollout, self.backbone = scenes, rollout, backbone
-        self.reward, self.output, self.render_mode = reward, output, render_mode
+        self.reward, self.glimpse_cost = reward, float(glimpse_cost)
+        self.output, self.render_mode = output, render_mode
         self.autoreset_mode = autoreset_mode
         self.observations = Observations(rollout=rollout, kind=observation)
         self.actions = make_actions(
@@ -86,6 +100,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
             glimpse=rollout.glimpse,
             cell_grid=self.observations.grid_size,
             cell_scales=cell_scales,
+            stop_action=stop_action,
         )
         self.single_observation_space = self.observations.space
         self.single_action_space = self.actions.space
@@ -126,35 +141,37 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
 
     def step(self, actions: Any) -> tuple[Any, Any, np.ndarray, np.ndarray, dict[str, Any]]:
         before = self.episode
-        viewpoint = self.actions.viewpoint(actions).to(self.rollout.device)
-        if viewpoint.batch_size != self.num_envs:
+        choice = self.actions.choice(actions).to(self.rollout.device)
+        if choice.batch_size != self.num_envs:
             raise ValueError(
-                f"{viewpoint.batch_size} actions were given for {self.num_envs} environments; "
+                f"{choice.batch_size} actions were given for {self.num_envs} environments; "
                 "give one for each."
             )
         waiting = np.flatnonzero(self._done)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and len(waiting):
-            return self._step_and_reset(viewpoint, waiting)
+            return self._step_and_reset(choice, waiting)
         if len(waiting):
             raise gym.error.ResetNeeded(
                 f"Episodes {waiting.tolist()} have ended; reset them with "
                 "options={'reset_mask': mask} first."
             )
         everyone = np.arange(self.num_envs)
-        self._episode = after = self.rollout.look(before, viewpoint)
-        reward = after.potentials[self.reward] - before.potentials[self.reward]
+        self._episode = after = self.rollout.act(before, choice)
+        reward = self._reward(before, after)
         done = self.rollout.finished(after).cpu().numpy()
+        ended, going = np.flatnonzero(done), np.flatnonzero(~done)
         infos: dict[str, Any] = {}
         info = self._info(everyone, before=before)
         if self.autoreset_mode != AutoresetMode.SAME_STEP or not done.any():
             self._done = done
             self._put_info(infos, everyone, info)
+            self._put_info(infos, ended, self._scanpath(ended))
         else:
-            ended, going = np.flatnonzero(done), np.flatnonzero(~done)
-            final = self._out(self.observations.observe(self._rows(ended)))
+            final = self._out(self.observations.observe(after.select(ended)))
             infos["final_obs"], infos["_final_obs"] = _final_observations(final, done), done
             infos["final_info"], infos["_final_info"] = {}, done
             self._put_info(infos["final_info"], ended, _rows_of(info, ended))
+            self._put_info(infos["final_info"], ended, self._scanpath(ended))
             self._start(ended, self._draw(ended))
             self._put_info(infos, going, _rows_of(info, going))
             self._put_info(infos, ended, self._info(ended))
@@ -162,9 +179,9 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         return observation, self._reward_out(reward), done, np.zeros_like(done), infos
 
     def _step_and_reset(
-        self, viewpoint: Viewpoint, waiting: np.ndarray
+        self, choice: Choice, waiting: np.ndarray
     ) -> tuple[Any, Any, np.ndarray, np.ndarray, dict[str, Any]]:
-        """NEXT_STEP autoreset: rows that ended a step ago start anew, the others look."""
+        """NEXT_STEP autoreset: rows that ended a step ago start anew, the others look or stop."""
         going = np.flatnonzero(~self._done)
         before = self.episode
         reward = torch.zeros(self.num_envs, device=self.rollout.device)
@@ -172,10 +189,12 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         if len(going):
             some = before.select(going)
             rows = torch.from_numpy(going).to(self.rollout.device)
-            after = self.rollout.look(some, viewpoint[rows])
+            after = self.rollout.act(some, choice[rows])
             self._episode = before.put(going, after)
-            reward[rows] = after.potentials[self.reward] - some.potentials[self.reward]
+            reward[rows] = self._reward(some, after)
             self._put_info(infos, going, self._info(going, before=before))
+            ended = going[self.rollout.finished(after).cpu().numpy()]
+            self._put_info(infos, ended, self._scanpath(ended))
         self._start(waiting, self._draw(waiting))
         self._put_info(infos, waiting, self._info(waiting))
         self._done = self.rollout.finished(self.episode).cpu().numpy()
@@ -239,32 +258,41 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
     def _start(self, rows: np.ndarray, numbered: list[tuple[int, Scene]]) -> None:
         indices, scenes = zip(*numbered, strict=True)
         started = self.rollout.start(scenes)
-        whole = self._episode is None or len(rows) == self.num_envs
-        self._episode = started if whole else self.episode.put(rows, started)
+        first = self._episode is None
+        self._episode = started if first else self.episode.put(rows, started)
         self._indices[rows] = indices
-
-    def _rows(self, rows: np.ndarray) -> Episode:
-        """The episodes of these rows; all of them without a copy."""
-        return self.episode if len(rows) == self.num_envs else self.episode.select(rows)
 
     # What goes out.
 
+    def _reward(self, before: Episode, after: Episode) -> torch.Tensor:
+        """What the potential gained, less the price of the glimpse where one was taken."""
+        gained = after.potentials[self.reward] - before.potentials[self.reward]
+        return gained - self.glimpse_cost * (after.looks - before.looks)
+
     def _info(self, rows: np.ndarray, *, before: Episode | None = None) -> dict[str, Any]:
-        episode = self._rows(rows)
+        episode = self.episode.select(rows)
         info: dict[str, Any] = {
             "scene": self._indices[rows].copy(),
             **_to_numpy(episode.outcome),
             "potential_after": _to_numpy(episode.potentials),
         }
         if before is not None:
-            last = (episode.glimpses - 1)[:, None, None].expand(-1, 1, 3)
-            info["viewpoint"] = episode.history.gather(1, last)[:, 0].cpu().numpy()
-            chosen = before if len(rows) == self.num_envs else before.select(rows)
-            info["potential_before"] = _to_numpy(chosen.potentials)
+            earlier = before.select(rows)
+            place = earlier.glimpses[:, None, None].expand(-1, 1, 3)
+            info["viewpoint"] = episode.history.gather(1, place)[:, 0].cpu().numpy()
+            info["potential_before"] = _to_numpy(earlier.potentials)
         return info
+
+    def _scanpath(self, rows: np.ndarray) -> dict[str, Any]:
+        """What is said of episodes that have ended."""
+        history = self.episode.history[torch.from_numpy(rows).to(self.rollout.device)]
+        given = self.rollout.initial_glimpse is not None
+        return {"scanpath": measures(history.cpu().numpy(), initial_glimpse=given)}
 
     def _put_info(self, infos: dict[str, Any], rows: np.ndarray, values: dict[str, Any]) -> None:
         """Write the values [len(rows), ...] into info arrays [num_envs, ...] with their masks."""
+        if not len(rows):  # no row has such a key
+            return
         for key, value in values.items():
             mask = infos.setdefault(f"_{key}", np.zeros(self.num_envs, dtype=bool))
             mask[rows] = True
@@ -279,6 +307,11 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _reward_out(self, reward: torch.Tensor) -> Any:
         return reward if self.output == "torch" else reward.cpu().numpy().astype(np.float64)
+
+
+def _is_cost(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value < math.inf  # NaN is no cost either
 
 
 def _to_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:

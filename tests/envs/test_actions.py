@@ -6,8 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from canvit_gym.envs.actions import BoxActions, cell_actions, tile_actions
-from canvit_gym.geometry import Viewpoint, check_inside, pixel_boxes, random_viewpoint
+from canvit_gym.envs.actions import (
+    ActionKind,
+    Actions,
+    BoxActions,
+    cell_actions,
+    make_actions,
+    tile_actions,
+)
+from canvit_gym.geometry import (
+    MINI_GLIMPSE,
+    Viewpoint,
+    check_inside,
+    pixel_boxes,
+    random_viewpoint,
+)
 
 MIN_SCALE = 0.25
 
@@ -94,3 +107,50 @@ def test_the_nearest_listed_action_is_the_nearest() -> None:
         centers=torch.tensor([[0.4, -0.6], [0.05, -0.02]]), scales=torch.tensor([0.45, 0.9])
     )
     assert actions.nearest(wanted).tolist() == [3, 0]  # lower left quarter; whole scene
+
+
+def both_ways(kind: ActionKind) -> tuple[Actions, Actions]:
+    """Without and with the action that stops."""
+    without, with_stop = (
+        make_actions(
+            kind,
+            glimpse=MINI_GLIMPSE,
+            cell_grid=4,
+            cell_scales=(0.25, 0.5),
+            stop_action=stop_action,
+        )
+        for stop_action in (False, True)
+    )
+    return without, with_stop
+
+
+@pytest.mark.parametrize("kind", ["cell", "tile"])
+def test_the_last_of_listed_actions_stops(kind: ActionKind) -> None:
+    without, actions = both_ways(kind)
+    count = int(without.space.n)  # type: ignore[attr-defined]
+    assert actions.space.n == count + 1  # type: ignore[attr-defined]
+    choice = actions.choice(np.arange(count + 1))
+    assert choice.stop.tolist() == [False] * count + [True]
+    looks = without.choice(np.arange(count))
+    np.testing.assert_array_equal(as_table(choice.viewpoint)[:-1], as_table(looks.viewpoint))
+    assert not looks.stop.any()
+    check_inside(choice.viewpoint)
+    with pytest.raises(ValueError, match=f"from 0 to {count}"):
+        actions.choice(np.array([count + 1]))
+    nearest = actions.nearest(Viewpoint.full_scene(batch_size=3))
+    assert not actions.choice(nearest).stop.any()  # stopping is near to no viewpoint
+
+
+def test_a_fourth_number_above_0_stops() -> None:
+    without, actions = both_ways("box")
+    assert actions.space.shape == (4,)
+    drawn = np.random.default_rng(0).uniform(-1, 1, (200, 4)).astype(np.float32)
+    drawn[:3, 3] = 0, 1e-6, -1e-6
+    choice = actions.choice(drawn)
+    np.testing.assert_array_equal(choice.stop, drawn[:, 3] > 0)
+    looks = without.choice(drawn[:, :3])
+    np.testing.assert_array_equal(as_table(choice.viewpoint), as_table(looks.viewpoint))
+    assert not looks.stop.any()
+    nearest = actions.nearest(choice.viewpoint)
+    assert nearest.shape == (200, 4) and not actions.choice(nearest).stop.any()
+    np.testing.assert_allclose(nearest[:, :3], without.nearest(looks.viewpoint))

@@ -39,7 +39,13 @@ KEYWORDS = [
     ({"budget": 2.5}, ValueError, ("budget is 2.5", "at least 1")),
     ({"action": "cell", "cell_scales": []}, ValueError, ("cell_scales is []", "(0, 1]")),
     ({"action": "cell", "cell_scales": [0.5, 2]}, ValueError, ("[0.5, 2]", "(0, 1]")),
-    ({"foo": 1}, ValueError, ("'foo'", "accepts", "budget", "cell_scales", "reward")),
+    ({"stop_action": "yes"}, ValueError, ("stop_action is 'yes'", "True or False")),
+    ({"stop_action": 1}, ValueError, ("stop_action is 1", "True or False")),
+    ({"glimpse_cost": -0.1}, ValueError, ("glimpse_cost is -0.1", "at least 0")),
+    ({"glimpse_cost": NAN}, ValueError, ("glimpse_cost is nan", "at least 0")),
+    ({"glimpse_cost": "0.1"}, ValueError, ("glimpse_cost is '0.1'", "units of the reward")),
+    ({"glimpse_cost": True}, ValueError, ("glimpse_cost is True", "at least 0")),
+    ({"foo": 1}, ValueError, ("'foo'", "accepts", "budget", "cell_scales", "glimpse_cost")),
 ]
 
 
@@ -155,6 +161,28 @@ def test_actions(make_vector: MakeVector, kind: str, action: Any, parts: tuple[s
         envs.step(np.array([action] * 2))
     assert_says(error, *parts)
     assert envs.episode is before  # refused whole, so that the episode can go on
+
+
+STOPPING = [
+    ("box", [0.0, 0.0, 0.0], ("(2, 3)", "[batch, 4]", "(row, col, zoom, stop)")),
+    ("box", [0.0, 0.0, 0.0, NAN], ("stop nan", "finite and in [-1, 1]")),
+    ("box", [0.0, 2.0, 0.0, 1.0], ("col 2", "stop 1", "in [-1, 1]")),
+    ("cell", 129, ("129", "0 to 128")),
+    ("tile", 22, ("22", "0 to 21")),
+]
+
+
+@pytest.mark.parametrize(("kind", "action", "parts"), STOPPING)
+def test_actions_where_one_stops(
+    make_vector: MakeVector, kind: str, action: Any, parts: tuple[str, ...]
+) -> None:
+    envs = make_vector(2, action=kind, cell_scales=[0.25, 0.5], stop_action=True)
+    envs.reset(seed=0)
+    before = envs.episode
+    with pytest.raises(ValueError) as error:
+        envs.step(np.array([action] * 2))
+    assert_says(error, *parts)
+    assert envs.episode is before
 
 
 @pytest.mark.parametrize("action", [[0.0, NAN, 0.0], [0.0, 0.0], [0.0, 0.0, 1.5], None, 0])

@@ -14,12 +14,17 @@ import canvit_gym  # noqa: F401
 
 IDS = sorted(env_id for env_id in gym.registry if env_id.startswith("CanViT-"))
 KINDS = ("box", "cell", "tile")
+SETTINGS = [
+    *((env_id, kind, "looks") for env_id in IDS for kind in KINDS),
+    *(("CanViT-Emoji-v0", kind, "stops") for kind in KINDS),
+]
 
 
-@pytest.fixture(params=[(env_id, kind) for env_id in IDS for kind in KINDS], ids="-".join)
+@pytest.fixture(params=SETTINGS, ids="-".join)
 def env(request: pytest.FixtureRequest, env_kwargs: dict[str, dict[str, Any]]) -> gym.Env[Any, Any]:
-    env_id, kind = request.param
-    return gym.make(env_id, action=kind, render_mode="rgb_array", **env_kwargs[env_id])
+    env_id, kind, ending = request.param
+    kwargs = {"stop_action": True, "glimpse_cost": 0.1} if ending == "stops" else {}
+    return gym.make(env_id, action=kind, render_mode="rgb_array", **kwargs, **env_kwargs[env_id])
 
 
 def test_gymnasium_is_content(env: gym.Env[Any, Any]) -> None:
@@ -43,6 +48,8 @@ def test_a_seed_decides_everything(env: gym.Env[Any, Any]) -> None:
         seen: list[Any] = [env.reset(seed=11)]
         for _ in range(4):
             seen.append(env.step(env.action_space.sample()))
+            if seen[-1][2]:
+                seen.append(env.reset())
         return [*seen, env.reset()]  # the next scene, too, follows from the seed
 
     first, second = play(), play()

@@ -336,3 +336,17 @@ def test_heat_grows_lighter_evenly() -> None:
     lightness = oklab(heat(np.linspace(0, 1, 101)))[:, 0]
     assert (np.diff(lightness) > 0).all()
     assert heat(np.zeros((2, 5))).shape == (2, 5, 3)
+
+
+def test_a_stopped_episode_says_so(
+    make_rollout: MakeRollout, make_segmentation: MakeRollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for make in (make_rollout, make_segmentation):
+        rollout = make(budget=4)
+        episode = rollout.start([black_scene(GRID, mask=corner_classes(GRID))])
+        with texts_drawn(monkeypatch) as texts:
+            frame = render_episode(episode, rollout=rollout)
+            episode = rollout.stop(episode, torch.tensor([True]))
+            assert render_episode(episode, rollout=rollout).shape == frame.shape
+        said = [text for text in texts if "glimpses chosen" in text]
+        assert said == ["0 of 4 glimpses chosen", "0 of 4 glimpses chosen, stopped"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from canvit_gym.envs.rollout import Episode, Rollout
+from canvit_gym.envs.rollout import Choice, Episode, Rollout
 from canvit_gym.geometry import Viewpoint
 from canvit_gym.scenes.emoji import EmojiScenes
 
@@ -142,6 +142,58 @@ def test_the_budget_is_kept(make_rollout: MakeRollout) -> None:
     episode = rollout.look(rollout.start(SCENES), FOUR)
     with pytest.raises(ValueError, match="budget of 1 glimpses is used up"):
         rollout.look(episode, FOUR)
+
+
+def test_a_stopped_episode_is_over_and_nothing_else_of_it_changes(
+    make_rollout: MakeRollout,
+) -> None:
+    rollout = make_rollout(budget=2)
+    episode = rollout.look(rollout.start(SCENES), FOUR)
+    mask = torch.tensor([True, False, False, True])
+    stopped = rollout.stop(episode, mask)
+    assert rollout.finished(stopped).tolist() == mask.tolist()
+    assert not rollout.finished(episode).any()  # the old one goes on
+    assert_same(replace(stopped, stopped=episode.stopped), episode)
+    with pytest.raises(ValueError, match="was stopped already"):
+        rollout.look(stopped, FOUR)
+    with pytest.raises(ValueError, match="was stopped already"):
+        rollout.stop(stopped, mask)
+    assert rollout.finished(rollout.stop(stopped, ~mask)).all()
+    with pytest.raises(ValueError, match="budget of 2 glimpses is used up"):
+        rollout.stop(rollout.look(episode, FOUR), mask)
+    with pytest.raises(ValueError, match="2 entries of a mask were given for 4 scenes"):
+        rollout.stop(episode, mask[:2])
+
+
+def test_some_look_while_others_stop(
+    make_rollout: MakeRollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One forward for those that look; what is said of the others' places does not matter."""
+    rollout = make_rollout()
+    episode = rollout.start(SCENES)
+    looked = rollout.look(episode, FOUR)
+    sizes: list[int] = []
+    canvit = rollout.task.model.canvit
+    forward = canvit.forward
+    monkeypatch.setattr(
+        canvit, "forward", lambda **kw: (sizes.append(len(kw["glimpse"])), forward(**kw))[1]
+    )
+    stop = torch.tensor([False, True, False, True])
+    nowhere = views((0.5, -0.25, 0.5), (float("nan"), 9, 9), (0.7, 0.7, 0.25), (5, 5, -1))
+    after = rollout.act(episode, Choice(viewpoint=nowhere, stop=stop))
+    assert sizes == [2]
+    assert_same(after.select([0, 2]), looked.select([0, 2]), atol=2e-4)
+    assert_same(after.select([1, 3]), rollout.stop(episode, stop).select([1, 3]))
+    assert rollout.finished(after).tolist() == stop.tolist()
+
+    assert_same(rollout.act(episode, Choice.look(FOUR)), looked)
+    everyone = torch.ones(4, dtype=torch.bool)
+    all_stopped = rollout.act(episode, Choice(viewpoint=nowhere, stop=everyone))
+    assert sizes == [2, 4] and rollout.finished(all_stopped).all()
+    with pytest.raises(ValueError, match="Viewpoint 1 .* leaves the scene"):
+        rollout.act(episode, Choice(viewpoint=nowhere, stop=~everyone))
+    with pytest.raises(ValueError, match="was stopped already"):
+        rollout.act(after, Choice.look(FOUR))
 
 
 def test_viewpoints_must_fit_scene_and_batch(make_rollout: MakeRollout) -> None:

@@ -66,6 +66,9 @@ def test_what_is_said_of_ended_episodes_is_true(make_vector: MakeVector) -> None
             assert infos[i]["episode"]["t"] >= 0
             assert infos[i]["is_success"] == bool(expected_infos["correct"][i])
             assert infos[i]["final_info"]["scene"] == expected_infos["scene"][i]
+            for name, values in expected_infos["scanpath"].items():
+                if not name.startswith("_"):
+                    np.testing.assert_allclose(infos[i]["episode"][name], values[i])
         if done.any():
             expected, _ = plain.reset(options={"reset_mask": done})
             returns[done], lengths[done] = 0, 0
@@ -90,6 +93,28 @@ def test_ppo_learns(env_kwargs: dict[str, dict[str, Any]], action: str) -> None:
             agent, venv, n_eval_episodes=3, return_episode_rewards=True
         )
     assert len(returns) == 3 and lengths == [4, 4, 4]
+
+
+@pytest.mark.parametrize("action", ["box", "cell"])
+def test_ppo_learns_where_episodes_can_be_stopped(
+    env_kwargs: dict[str, dict[str, Any]], action: str
+) -> None:
+    venv = make_sb3_env(
+        "CanViT-Emoji-v0",
+        num_envs=2,
+        seed=0,
+        action=action,
+        stop_action=True,
+        glimpse_cost=0.5,
+        **env_kwargs["CanViT-Emoji-v0"],
+    )
+    agent = PPO("MultiInputPolicy", venv, n_steps=8, batch_size=8, n_epochs=1, seed=0, device="cpu")
+    agent.learn(2 * 8 * 2)
+    assert agent.ep_info_buffer
+    for episode in agent.ep_info_buffer:  # of the last step, if it stops, there is no glimpse
+        assert episode["glimpses"] in (1 + episode["l"], episode["l"])
+    if action == "box":  # half of the random actions stop
+        assert any(episode["l"] < 4 for episode in agent.ep_info_buffer)
 
 
 def test_seeds_and_options_reach_the_scenes(env_kwargs: dict[str, dict[str, Any]]) -> None:

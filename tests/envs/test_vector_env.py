@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,13 +63,17 @@ def assert_close_infos(a: dict[str, Any], b: dict[str, Any], path: str = "infos"
                 assert_close(a[key][i], b[key][i], f"{path}/{key}/{i}")
 
 
+@pytest.mark.parametrize("stops", [False, True], ids=["looks", "stops"])
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_it_behaves_as_gymnasiums_vector_env_of_single_envs(
-    make_vector: MakeVector, make_single: Callable[..., CanViTEnv], mode: AutoresetMode
+    make_vector: MakeVector, make_single: Callable[..., CanViTEnv], mode: AutoresetMode, stops: bool
 ) -> None:
     """Observations, rewards, endings and infos, final ones included, with rows out of step."""
-    native = make_vector(NUM_ENVS, budget=2, autoreset_mode=mode)
-    singles = SyncVectorEnv([lambda: make_single(budget=2)] * NUM_ENVS, autoreset_mode=mode)
+    kwargs = {"stop_action": stops, "glimpse_cost": 0.1 * stops}
+    native = make_vector(NUM_ENVS, budget=2, autoreset_mode=mode, **kwargs)
+    singles = SyncVectorEnv(
+        [lambda: make_single(budget=2, **kwargs)] * NUM_ENVS, autoreset_mode=mode
+    )
     for ours, theirs in zip(native.reset(seed=5), singles.reset(seed=5), strict=True):
         assert_close(ours, theirs) if "canvas" in ours else assert_close_infos(ours, theirs)
 
@@ -84,7 +89,7 @@ def test_it_behaves_as_gymnasiums_vector_env_of_single_envs(
             expected, expected_infos = singles.reset(options={"reset_mask": stagger.copy()})
             assert_close(observation, expected)
             assert_close_infos(infos, expected_infos)
-        actions = rng.uniform(-1, 1, (NUM_ENVS, 3)).astype(np.float32)
+        actions = rng.uniform(-1, 1, (NUM_ENVS, 3 + stops)).astype(np.float32)
         ours, theirs = native.step(actions), singles.step(actions)
         for a, b in zip(ours[:4], theirs[:4], strict=True):
             assert_close(a, b)
@@ -201,6 +206,103 @@ def test_rewards_are_differences_that_telescope(make_vector: MakeVector, reward:
         gained = infos[t + 1]["potential_after"][reward] - infos[t + 1]["potential_before"][reward]
         np.testing.assert_allclose(rewards[t], gained, atol=1e-6)
     assert reward == "correct" or np.abs(rewards).max() > 1e-3
+
+
+@pytest.mark.parametrize("action", ["box", "cell", "tile"])
+def test_rewards_less_the_price_of_glimpses_telescope(make_vector: MakeVector, action: str) -> None:
+    """Sum of rewards = last potential - first potential - cost x chosen glimpses."""
+    cost = 0.3
+    envs = make_vector(
+        6, action=action, stop_action=True, glimpse_cost=cost, autoreset_mode="DISABLED"
+    )
+    envs.action_space.seed(3)
+    _, infos = envs.reset(seed=2)
+    first = infos["potential_after"]["log_prob"]
+    returns, done = np.zeros(6), np.zeros(6, dtype=bool)
+    last, chosen = first.copy(), np.zeros(6, dtype=int)
+    stop = {"box": np.ones(4, np.float32), "cell": 192, "tile": 21}[action]
+    stops_at = np.array([0, 1, 2, 3, 9, 9])  # the last two use their budget
+    for t in range(4):
+        actions = envs.action_space.sample()
+        for i in range(6):
+            if done[i]:
+                continue
+            if stops_at[i] == t:
+                actions[i] = stop
+            elif action == "box":
+                actions[i, 3] = -0.5
+            else:
+                actions[i] = min(actions[i], stop - 1)
+        if done.any():  # those rows start anew and no longer matter
+            envs.reset(options={"reset_mask": envs._done.copy()})
+        _, rewards, terminated, truncated, infos = envs.step(actions)
+        returns[~done] += rewards[~done]
+        stopped = ~done & (stops_at == t)
+        assert (rewards[stopped] == 0).all() and terminated[stopped].all() and not truncated.any()
+        assert not infos["viewpoint"][stopped].any()
+        last[~done] = infos["potential_after"]["log_prob"][~done]
+        chosen[~done & (stops_at != t)] += 1
+        done |= terminated
+    assert done.all() and chosen.tolist() == [0, 1, 2, 3, 4, 4]
+    np.testing.assert_allclose(returns, last - first - cost * chosen, atol=1e-5)
+
+
+def test_stopping_changes_nothing_that_is_known(make_vector: MakeVector) -> None:
+    envs = make_vector(3, action="tile", stop_action=True, autoreset_mode="DISABLED")
+    envs.reset(seed=0)
+    observation, *_ = envs.step(np.array([1, 2, 3]))
+    before = envs.episode
+    after, _, terminated, _, infos = envs.step(np.array([21, 21, 4]))
+    assert terminated.tolist() == [True, True, False]
+    for name, value in after.items():
+        np.testing.assert_array_equal(value[:2], observation[name][:2], err_msg=name)
+        assert name in ("progress", "viewpoints") or (value[2] != observation[name][2]).any()
+    assert torch.equal(envs.episode.belief[:2], before.belief[:2])
+    for name, potential in infos["potential_after"].items():
+        np.testing.assert_array_equal(potential[:2], infos["potential_before"][name][:2])
+    with pytest.raises(gym.error.ResetNeeded, match=r"Episodes \[0, 1\] have ended"):
+        envs.step(np.array([0, 0, 0]))
+
+
+def test_infos_of_ended_episodes_have_the_measures_of_their_scanpaths(
+    make_vector: MakeVector,
+) -> None:
+    envs = make_vector(3, action="tile", budget=3, stop_action=True, autoreset_mode="NEXT_STEP")
+    _, infos = envs.reset(seed=0)
+    assert "scanpath" not in infos
+    *_, infos = envs.step(np.array([1, 21, 5]))
+    assert infos["_scanpath"].tolist() == [False, True, False]
+    assert infos["scanpath"]["glimpses"][1] == 1 and infos["scanpath"]["coverage"][1] == 0
+    envs.step(np.array([2, 0, 6]))  # row 1 starts anew
+    *_, infos = envs.step(np.array([21, 0, 5]))
+    assert infos["_scanpath"].tolist() == [True, False, True]
+    found = {k: v[[0, 2]] for k, v in infos["scanpath"].items() if not k.startswith("_")}
+    assert found["glimpses"].tolist() == [3, 4]
+    # Two quarters of the scene; two sixteenths beside each other, and the first of them again.
+    np.testing.assert_allclose(found["coverage"], [1 / 2, 1 / 8])
+    np.testing.assert_allclose(found["revisits"], [0, 1 / 3])
+    np.testing.assert_allclose(found["center_distance"][0], np.sqrt(0.5))
+    np.testing.assert_allclose(found["entropy"][0], np.log(2))
+    np.testing.assert_allclose(found["scales"], [[0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0]])
+
+
+@pytest.mark.parametrize("initial_glimpse", ["full_scene", None])
+def test_environments_with_stopped_rows_can_be_pickled(
+    make_vector: MakeVector, initial_glimpse: str | None
+) -> None:
+    envs = make_vector(
+        2, action="tile", stop_action=True, initial_glimpse=initial_glimpse,
+        autoreset_mode="DISABLED", draw_ahead=0,
+    )  # fmt: skip
+    envs.reset(seed=0)
+    *_, infos = envs.step(np.array([21, 3]))
+    assert infos["scanpath"]["glimpses"][0] == (initial_glimpse is not None)
+    again = pickle.loads(pickle.dumps(envs))
+    mask = np.array([True, False])
+    for one in (envs, again):
+        one.reset(options={"reset_mask": mask})
+    for ours, theirs in zip(envs.step([4, 5]), again.step([4, 5]), strict=True):
+        assert_close(ours, theirs)
 
 
 def test_infos_say_what_was_seen_and_believed(make_vector: MakeVector) -> None:

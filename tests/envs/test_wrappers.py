@@ -29,6 +29,7 @@ def test_statistics_of_an_episode(env_kwargs: dict[str, dict[str, Any]]) -> None
     assert info["episode"]["r"] == pytest.approx(
         info["potential_after"]["log_prob"] - start, abs=1e-5
     )
+    assert info["scanpath"]["glimpses"] == 5
 
 
 def test_statistics_of_a_vector_of_episodes(make_vector: Callable[..., CanViTVectorEnv]) -> None:
@@ -40,6 +41,33 @@ def test_statistics_of_a_vector_of_episodes(make_vector: Callable[..., CanViTVec
     assert infos["episode"]["l"].tolist() == [2, 2]
     gained = infos["final_info"]["potential_after"]["log_prob"] - start
     np.testing.assert_allclose(infos["episode"]["r"], gained, atol=1e-5)
+
+
+def test_statistics_of_stopped_episodes(
+    env_kwargs: dict[str, dict[str, Any]], make_vector: Callable[..., CanViTVectorEnv]
+) -> None:
+    kwargs = {"action": "tile", "stop_action": True, "glimpse_cost": 0.25}
+    env = RecordEpisodeStatistics(
+        gym.make("CanViT-Emoji-v0", **kwargs, **env_kwargs["CanViT-Emoji-v0"])
+    )
+    _, info = env.reset(seed=0)
+    start = info["potential_after"]["log_prob"]
+    env.step(3)
+    _, reward, terminated, _, info = env.step(21)
+    assert terminated and reward == 0
+    gained = info["potential_after"]["log_prob"] - start
+    assert info["episode"]["l"] == 2
+    assert info["episode"]["r"] == pytest.approx(gained - 0.25, abs=1e-5)
+    assert info["scanpath"]["glimpses"] == 2
+
+    for mode in ("SAME_STEP", "NEXT_STEP", "DISABLED"):
+        envs = RecordVectorStatistics(make_vector(2, autoreset_mode=mode, **kwargs))
+        envs.reset(seed=0)
+        envs.step(np.array([3, 8]))
+        *_, infos = envs.step(np.array([21, 4]))
+        assert infos["_episode"].tolist() == [True, False] and infos["episode"]["l"][0] == 2
+        final = infos["final_info"] if mode == "SAME_STEP" else infos
+        assert final["_scanpath"].tolist() == [True, False]
 
 
 @pytest.mark.slow
