@@ -260,6 +260,8 @@ def _key_value(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not key.isidentifier() or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    if value in ("true", "false"):
+        return key, value == "true"
     try:
         return key, literal_eval(value)
     except (ValueError, SyntaxError):

@@ -68,6 +68,7 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
         "num_scenes": one.seen.num_scenes,
         "metric": metric,
         "values": [tally.value.tolist(), other_tally.value.tolist()],
+        "glimpses": [float(e.seen.taken.sum(axis=1).mean()) for e in (one, other)],
         "paired": difference(bootstrap(tally), bootstrap(other_tally)),
         "differ_in": [key for key in _WORTH_TELLING if one.settings[key] != other.settings[key]],
     }
@@ -83,6 +84,8 @@ def format_comparison(result: Mapping[str, Any]) -> str:
     ]
     if result["differ_in"]:
         lines.append(f"They differ in {', '.join(result['differ_in'])} too.")
+    if any(count < len(result["values"][0]) for count in result["glimpses"]):
+        lines.append("Mean glimpses: A {:.2f}, B {:.2f}.".format(*result["glimpses"]))
     lines += ["", f"{'':4}{'A':>6}{'B':>7}  A - B"]
     for t in shown_steps(len(result["values"][0])):
         found = {key: values[t] for key, values in result["paired"].items()}

@@ -21,7 +21,9 @@ from agents.playing import Peek, play, play_batch, scene_indices
 from agents.policies.base import Policy, num_glimpses
 from agents.policies.learned import LearnedPolicy
 from agents.summary import format_table, summarize
+from canvit_gym.envs.rollout import Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym.model.flops import classification_flops, glimpse_flops, segmentation_flops
 from canvit_gym.tasks.segmentation import Segmentation
 
 __all__ = [
@@ -161,7 +163,7 @@ def settings_of(
     metric: dict[str, Any] = {"name": "accuracy"}
     if isinstance(rollout.task, Segmentation):
         metric = {"name": "mean_iou", "label_size_px": rollout.task.label_size_px}
-    settings = {
+    settings: dict[str, Any] = {
         "env": benchmark.env_id,
         "env_kwargs": benchmark.env_kwargs,
         "split": benchmark.split,
@@ -175,6 +177,7 @@ def settings_of(
         "backbone": asdict(env.backbone),
         "precision": rollout.precision,
         "glimpse": asdict(rollout.glimpse),
+        "flops_per_glimpse": flops_per_glimpse(rollout),
         "policy": {
             "name": name,
             "learned": isinstance(policy, LearnedPolicy),
@@ -182,8 +185,22 @@ def settings_of(
             **policy.settings,
         },
     }
+    if env.glimpse_cost:
+        settings["glimpse_cost"] = env.glimpse_cost
     # As it comes back from a file: tuples are lists there.
     return json.loads(json.dumps(settings, sort_keys=True, default=str))
+
+
+def flops_per_glimpse(rollout: Rollout) -> int:
+    """Of one glimpse of one scene, and of reading the task's belief after it."""
+    config, glimpse = rollout.task.model.canvit.config, rollout.glimpse
+    grid, num_classes = glimpse.canvas_grid_size, len(rollout.task.class_names)
+    patches = glimpse.glimpse_size_px // config.backbone.patch_size_px
+    if rollout.task.decodes_canvas:
+        read = segmentation_flops(config, canvas_grid=grid, num_classes=num_classes)
+    else:
+        read = classification_flops(config, num_classes=num_classes)
+    return glimpse_flops(config, glimpse_grid=patches, canvas_grid=grid) + read
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,7 +3,8 @@
 A row is a glimpse of a scene, t0 to tT of the first scene, then of the second, and so on:
 
 scene, scene_name, scene_digest: index in the scenes, `Scene.name`, and a digest of its content.
-t, row, col, scale: which glimpse, and where.
+t, row, col, scale: which glimpse, and where. Once the policy has stopped, there is no glimpse, so
+    where is null, and all else stays as it was.
 potential_<name>: each potential of the task after the glimpse.
 The task's outcome after the glimpse: label, prediction and correct, or the lists intersection and
 union, in pixels, with an entry for each class.
@@ -47,11 +48,11 @@ class Trajectories:
     """What one policy did on N scenes, t0 to tT.
 
     scenes: int64 [N], indices. names, digests: of each of them.
-    viewpoints: float32 [N, T + 1, 3], (row, col, scale).
+    viewpoints: float32 [N, T + 1, 3], (row, col, scale), zeros after the last glimpse taken.
     potentials: float32 [N, T + 1] by name.
     outcome: the task's, by name; bool or int32 [N, T + 1, ...].
-    peeks: by name in PEEKS, float32 [N, T + 1], NaN where the glimpse was not chosen; empty where
-    nobody peeked. best_candidate: the highest potential that one of some candidate viewpoints would
+    peeks: by name in PEEKS, float32 [N, T + 1], NaN where no glimpse was chosen; empty where nobody
+    peeked. best_candidate: the highest potential that one of some candidate viewpoints would
     have led to. rank: 1 + how many of them would have led higher than the chosen viewpoint did.
     """
 
@@ -69,8 +70,13 @@ class Trajectories:
 
     @property
     def num_glimpses(self) -> int:
-        """T + 1."""
+        """T + 1: how many may be taken."""
         return self.viewpoints.shape[1]
+
+    @property
+    def taken(self) -> np.ndarray:
+        """Which glimpses were: bool [N, T + 1]."""
+        return self.viewpoints[..., 2] > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +166,8 @@ def _table(seen: Trajectories) -> pa.Table:
         "t": np.tile(np.arange(glimpses, dtype=np.int32), count),
     }
     for i, axis in enumerate(_VIEWPOINT):
-        columns[axis] = np.ascontiguousarray(seen.viewpoints[..., i]).ravel()
+        values = np.ascontiguousarray(seen.viewpoints[..., i]).ravel()
+        columns[axis] = pa.array(values, mask=~seen.taken.ravel())
     columns |= {_POTENTIAL + name: values.ravel() for name, values in seen.potentials.items()}
     columns |= {name: _outcome_column(values) for name, values in seen.outcome.items()}
     for name, values in seen.peeks.items():
@@ -196,7 +203,7 @@ def _trajectories(table: pa.Table) -> Trajectories:
         scenes=grid("scene")[:, 0],
         names=of_scenes("scene_name"),
         digests=of_scenes("scene_digest"),
-        viewpoints=np.stack([grid(axis) for axis in _VIEWPOINT], axis=-1),
+        viewpoints=np.nan_to_num(np.stack([grid(axis) for axis in _VIEWPOINT], axis=-1)),
         potentials={name.removeprefix(_POTENTIAL): grid(name) for name in potentials},
         outcome={name: grid(name) for name in columns if name not in known},
         peeks={name: grid(name) for name in PEEKS if name in columns},

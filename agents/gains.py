@@ -74,11 +74,13 @@ def learn_gains(
 
 
 def _loss(policy: CellPolicy, batch: dict[str, Tensor], *, temperature: float) -> Tensor:
-    """Squared error of the rewards that the map predicts where looks were taken."""
+    """Squared error of the rewards that are predicted where looks were taken, and of stopping."""
     batch = {key: value.to(policy.device) for key, value in batch.items()}
     actions, rewards = batch.pop("actions"), batch.pop("rewards")
     logits, values = policy.map_and_value(batch)
     logit = logits.gather(1, actions[:, None])[:, 0]
     offered = logit > NEVER  # that of a viewpoint taken already is fixed and can not learn
     errors = (values + temperature * logit - rewards)[offered]
+    if policy.stop_action:  # its reward is known in every state: 0
+        errors = torch.cat((errors, values + temperature * logits[:, -1]))
     return errors.square().mean()

@@ -124,6 +124,7 @@ def _loss(policy: CellPolicy, batch: dict[str, Tensor]) -> Tensor:
     batch = {key: value.to(policy.device) for key, value in batch.items()}
     wanted, weight = batch.pop("wanted"), batch.pop("weight")
     logits, _ = policy.map_and_value(batch)
+    logits = logits[:, : wanted.shape[1]]  # of places: nobody shows when to stop
     offered = logits > NEVER  # what was taken already can not be wanted
     wanted = wanted * offered
     wanted = wanted / wanted.sum(dim=1, keepdim=True).clamp(min=1e-6)

@@ -20,7 +20,10 @@ _MANY_SCENES = 1000  # of more, or of all in a row, only the range is listed
 
 # Not part of the hash: what is noted beside the result, what names the policies, and what keyword
 # arguments lead to is there itself (pictures, weights, numbers of glimpses, how they are scored).
-_NOT_DECIDING = ("candidates", "policy", "env_kwargs", "budget", "num_scenes", "backbone")
+# FLOPs follow from the weights.
+_NOT_DECIDING = (
+    "candidates", "policy", "env_kwargs", "budget", "num_scenes", "backbone", "flops_per_glimpse",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

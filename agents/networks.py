@@ -112,10 +112,14 @@ class CanvasFeatures(BaseFeaturesExtractor):
 class SpatialHeads(nn.Module):
     """CanvasFeatures' maps -> one logit for each (scale, row, col), and a vector for the value.
 
-    A viewpoint that was taken is not offered again: from the same place there is little new.
+    A viewpoint that was taken is not offered again: from the same place there is little new. With
+    `stop_action` a last logit stops. What the head says is the log-odds of that against looking
+    anywhere, so that learning where to look changes nothing about when to stop.
     """
 
-    def __init__(self, *, channels: int, grid_size: int, num_scales: int) -> None:
+    def __init__(
+        self, *, channels: int, grid_size: int, num_scales: int, stop_action: bool = False
+    ) -> None:
         super().__init__()
         self.channels = channels
         self.map_shape = (channels + num_scales, grid_size, grid_size)
@@ -124,7 +128,12 @@ class SpatialHeads(nn.Module):
         assert self.logits.bias is not None
         nn.init.zeros_(self.logits.bias)
         self.value = nn.Sequential(nn.Linear(2 * channels, 64), nn.ReLU())
-        self.latent_dim_pi, self.latent_dim_vf = num_scales * grid_size**2, 64
+        self.stop = nn.Linear(2 * channels, 1) if stop_action else None
+        if self.stop is not None:
+            nn.init.normal_(self.stop.weight, std=0.01)
+            nn.init.constant_(self.stop.bias, -3)  # start by stopping at one choice in twenty
+        self.latent_dim_pi = num_scales * grid_size**2 + stop_action
+        self.latent_dim_vf = 64
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         return self.forward_actor(features), self.forward_critic(features)
@@ -132,11 +141,18 @@ class SpatialHeads(nn.Module):
     def forward_actor(self, features: Tensor) -> Tensor:
         maps = features.unflatten(1, self.map_shape)
         taken = maps[:, self.channels :] > 0
-        return self.logits(maps[:, : self.channels]).masked_fill(taken, NEVER).flatten(1)
+        places = self.logits(maps[:, : self.channels]).masked_fill(taken, NEVER).flatten(1)
+        if self.stop is None:
+            return places
+        stop = places.logsumexp(dim=1, keepdim=True) + self.stop(self._pooled(features))
+        return torch.cat((places, stop), dim=1)
 
     def forward_critic(self, features: Tensor) -> Tensor:
+        return self.value(self._pooled(features))
+
+    def _pooled(self, features: Tensor) -> Tensor:
         x = features.unflatten(1, self.map_shape)[:, : self.channels]
-        return self.value(torch.cat((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))), dim=1))
+        return torch.cat((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))), dim=1)
 
 
 class CanvasPolicy(ActorCriticPolicy):
@@ -169,7 +185,8 @@ class CanvasPolicy(ActorCriticPolicy):
 
 
 class CellPolicy(CanvasPolicy):
-    """For `action="cell"`: a categorical over a map of places and scales.
+    """For `action="cell"`: a categorical over a map of places and scales, and where the action
+    space has it over stopping, too.
 
     `cell_scales` must be the environment's; raises ValueError where the actions are not theirs.
     """
@@ -177,17 +194,20 @@ class CellPolicy(CanvasPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         features, actions = self.features_extractor, self.action_space
         assert isinstance(features, CanvasFeatures) and isinstance(actions, spaces.Discrete)
+        places = features.num_scales * features.grid_size**2
+        self.stop_action = bool(actions.n == places + 1)
+        if not self.stop_action and actions.n != places:
+            raise ValueError(
+                f"The action space has {actions.n} actions, but {features.num_scales} scales of "
+                f"{features.grid_size} x {features.grid_size} cells make {places}; "
+                "use action='cell' with the cell_scales that the policy has."
+            )
         heads = SpatialHeads(
             channels=features.channels,
             grid_size=features.grid_size,
             num_scales=features.num_scales,
+            stop_action=self.stop_action,
         )
-        if heads.latent_dim_pi != actions.n:
-            raise ValueError(
-                f"The action space has {actions.n} actions, but {features.num_scales} scales of "
-                f"{features.grid_size} x {features.grid_size} cells make {heads.latent_dim_pi}; "
-                "use action='cell' with the cell_scales that the policy has."
-            )
         self.mlp_extractor = heads  # type: ignore[assignment]
         self.action_net = nn.Identity()  # the head's logits are the distribution's already
         self.value_net = nn.Linear(heads.latent_dim_vf, 1)
@@ -195,12 +215,23 @@ class CellPolicy(CanvasPolicy):
             self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs
         )
 
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        """Deterministically, first whether to stop and then where to look: beside many places that
+        are as good, stopping may be the most probable action and yet improbable."""
+        if not (deterministic and self.stop_action):
+            return super()._predict(observation, deterministic)
+        logits, _ = self.map_and_value(observation)
+        places, stop = logits[:, :-1], logits[:, -1]
+        return places.argmax(dim=1).where(stop < places.logsumexp(dim=1), places.shape[1])
+
     def map_and_value(self, observations: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits float32 [B, actions] before any normalisation, and values float32 [B]."""
+        """Logits float32 [B, actions] before any normalisation, that of stopping last where there
+        is one, and values float32 [B]."""
         features = self.extract_features(observations)
         latent_pi, latent_vf = self.mlp_extractor(features)
         return latent_pi, self.value_net(latent_vf)[:, 0]
 
 
 class GaussianPolicy(CanvasPolicy):
-    """For the Box action, for comparison: a Gaussian over (row, col, zoom)."""
+    """For the Box action, for comparison: a Gaussian over (row, col, zoom) and, where the action
+    space has it, whether to stop."""

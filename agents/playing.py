@@ -1,7 +1,8 @@
 """Playing: what a policy does on scenes, recorded glimpse by glimpse.
 
-Every policy gets the same number of glimpses, t0 to tT. For most t0 is the full scene; a policy
-that starts blind (`random`) chooses t0 itself and counts from there.
+Every policy may take the same number of glimpses, t0 to tT. For most t0 is the full scene; a policy
+that starts blind (`random`) chooses t0 itself and counts from there. Where one stops early, what it
+knew stays as it was until tT.
 """
 
 from __future__ import annotations
@@ -71,24 +72,40 @@ def play_batch(
 ) -> list[Episode]:
     """The episodes of these scenes after each glimpse, t0 to tT: for few scenes, because all of
     them are kept."""
-    every = steps(policy, scenes=scenes, indices=indices, name=name, seed=seed)
-    return [episode for episode in every if int(episode.glimpses[0]) > 0]
+    every = list(steps(policy, scenes=scenes, indices=indices, name=name, seed=seed))
+    return every[int(policy.rollout.initial_glimpse is None) :]
 
 
 def steps(
     policy: Policy, *, scenes: Scenes, indices: Iterable[int], name: str, seed: int = 0
 ) -> Iterator[Episode]:
-    """The episodes of these scenes before the first choice, and after each, one at a time."""
+    """The episodes of these scenes before the first choice, and after each of the budget's, one at
+    a time."""
     indices = [int(i) for i in indices]
     generators = [_generator(seed, name, i) for i in indices]
-    rollout = policy.rollout
-    episode = rollout.start([scenes[i] for i in indices])
+    episode = policy.rollout.start([scenes[i] for i in indices])
     yield episode
-    while not bool(rollout.finished(episode).all()):
-        with torch.inference_mode():
-            viewpoint = policy(episode, generators)
-        episode = rollout.look(episode, viewpoint)
+    for _ in range(policy.rollout.budget):
+        episode = _after_choice(policy, episode, generators)
         yield episode
+
+
+def _after_choice(
+    policy: Policy, episode: Episode, generators: Sequence[torch.Generator]
+) -> Episode:
+    """Those that have not ended go on."""
+    going = _going(policy.rollout, episode)
+    if not going:
+        return episode
+    some = episode.select(going)
+    with torch.inference_mode():
+        choice = policy.choose(some, [generators[i] for i in going])
+    return episode.put(going, policy.rollout.act(some, choice))
+
+
+def _going(rollout: Rollout, episode: Episode) -> list[int]:
+    """Which of the episodes have not ended."""
+    return (~rollout.finished(episode)).nonzero()[:, 0].tolist()
 
 
 def scene_indices(scenes: Scenes, num_scenes: int) -> np.ndarray:
@@ -146,7 +163,8 @@ class _Record:
 
     def add(self, episode: Episode, *, rollout: Rollout) -> None:
         """The episodes before the first choice or after one."""
-        if int(episode.glimpses[0]) > 0:
+        blind = self.last is None and rollout.initial_glimpse is None
+        if not blind:
             peeks = {} if self.peek is None else self._judge_choice(episode, self.peek)
             self.rows.append(
                 {
@@ -156,7 +174,7 @@ class _Record:
                 }
             )
         self.last = episode
-        if self.peek is not None and not bool(rollout.finished(episode).all()):
+        if self.peek is not None:
             self.candidates = self._look_ahead(episode, self.peek, rollout)
 
     def trajectories(self) -> Trajectories:
@@ -177,21 +195,30 @@ class _Record:
         return {name: np.stack([row[kind][name] for row in self.rows], axis=1) for name in names}
 
     def _look_ahead(self, episode: Episode, peek: Peek, rollout: Rollout) -> Tensor:
-        """The potential after each candidate: float32 [candidates, B]. The candidates of a scene at
-        each t are the same for all policies that start alike."""
+        """The potential after each candidate: float32 [candidates, B], 0 for ended episodes. The
+        candidates of a scene at each t are the same for all policies that start alike."""
         if not self.generators:
             self.generators = [_generator(self.seed, "candidates", int(i)) for i in self.indices]
         oracle = Oracle(rollout=rollout, num_candidates=peek.num_candidates)
-        tried = oracle.candidates(episode, self.generators)
-        return torch.stack([rollout.look(episode, v).potentials[peek.potential] for v in tried])
+        found = torch.zeros(peek.num_candidates, episode.batch_size, device=episode.device)
+        if going := _going(rollout, episode):
+            some = episode.select(going)
+            tried = oracle.candidates(some, [self.generators[i] for i in going])
+            after = [rollout.look(some, v).potentials[peek.potential] for v in tried]
+            found[:, going] = torch.stack(after)
+        return found
 
     def _judge_choice(self, episode: Episode, peek: Peek) -> dict[str, np.ndarray]:
-        if self.candidates is None:  # the glimpse was given
+        if self.candidates is None or self.last is None:  # the glimpse was given
             unknown = np.full(episode.batch_size, np.nan, dtype=np.float32)
             return {"best_candidate": unknown, "rank": unknown}
         better = self.candidates > episode.potentials[peek.potential]
         ranks = {"best_candidate": self.candidates.amax(dim=0), "rank": 1 + better.sum(dim=0)}
-        return {name: values.float().cpu().numpy() for name, values in ranks.items()}
+        chosen = episode.glimpses > self.last.glimpses
+        return {
+            name: values.float().where(chosen, torch.nan).cpu().numpy()
+            for name, values in ranks.items()
+        }
 
 
 def _to_numpy(tensors: dict[str, Tensor]) -> dict[str, np.ndarray]:

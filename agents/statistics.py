@@ -44,6 +44,15 @@ class Tally:
         numerators = values.astype(np.float64)[..., None]
         return cls(numerators=numerators, denominators=np.ones_like(numerators))
 
+    def at(self, steps: np.ndarray) -> Tally:
+        """After steps that each scene has of its own: int64 [scenes, ...]; P of them make P steps
+        of the result."""
+        where = steps[..., None]
+        return Tally(
+            numerators=np.take_along_axis(self.numerators, where, axis=1),
+            denominators=np.take_along_axis(self.denominators, where, axis=1),
+        )
+
     @property
     def value(self) -> np.ndarray:
         """The metric after each step: float64 [steps]."""

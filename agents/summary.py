@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.anytime import glimpses_after, stop_when_sure
 from agents.evidence import Evidence, Trajectories
 from agents.metrics import TITLES, tallies
 from agents.statistics import (
@@ -44,6 +45,7 @@ def summarize(
         **{key: first.settings[key] for key in ("env", "backbone", "split")},
         "num_scenes": first.seen.num_scenes,
         "budget": first.settings["budget"],
+        "gflops_per_glimpse": first.settings["flops_per_glimpse"] / 1e9,
         "policies": {name: _row(e) for name, e in evidence.items()},
         "paired": {
             f"{a} - {b}": difference(sampled[a], sampled[b])
@@ -104,12 +106,18 @@ def _row(evidence: Evidence) -> dict[str, Any]:
     """What summary.json says of one policy."""
     seen, settings = evidence.seen, evidence.settings
     potential = seen.potentials[settings["potential"]].astype(np.float64)
-    row: dict[str, Any] = {name: tally.value.tolist() for name, tally in tallies(seen).items()}
+    metrics = tallies(seen)
+    row: dict[str, Any] = {name: tally.value.tolist() for name, tally in metrics.items()}
     row["potentials"] = {
         name: values.mean(axis=0, dtype=np.float64).tolist()
         for name, values in seen.potentials.items()
     }
-    row["return_mean"] = float((potential[:, -1] - potential[:, 0]).mean())
+    taken = glimpses_after(seen)
+    price = settings.get("glimpse_cost", 0.0) * (taken[:, -1] - taken[:, 0])
+    row["return_mean"] = float((potential[:, -1] - potential[:, 0] - price).mean())
+    row["glimpses"] = taken.mean(axis=0).tolist()
+    metric, tally = next(iter(metrics.items()))
+    row["stop_when_sure"] = stop_when_sure(seen, metric=metric, tally=tally)
     given = settings["policy"]["initial_glimpse"] is not None
     row["scanpath"] = mean_measures(seen.viewpoints, initial_glimpse=given)
     if seen.peeks:
@@ -119,12 +127,19 @@ def _row(evidence: Evidence) -> dict[str, Any]:
 
 def _regret(seen: Trajectories, *, potential: np.ndarray, candidates: int) -> dict[str, Any]:
     """How much higher the best candidate would have led, and the chosen viewpoint's rank among the
-    candidates (1 where none was better): means at t0 .. tT, None where nothing was chosen."""
-    regret = seen.peeks["best_candidate"] - potential
+    candidates (1 where none was better): means at t0 .. tT over the scenes where one was chosen,
+    None where there is none."""
+    chosen = ~np.isnan(seen.peeks["rank"])
+
+    def mean(values: np.ndarray) -> Any:
+        totals = values.sum(axis=0, dtype=np.float64, where=chosen)
+        count = chosen.sum(axis=0)
+        return _json_numbers(totals / np.where(count > 0, count, np.nan))
+
     return {
         "candidates": candidates,
-        "regret": _json_numbers(regret.mean(axis=0)),
-        "rank": _json_numbers(seen.peeks["rank"].mean(axis=0, dtype=np.float64)),
+        "regret": mean(seen.peeks["best_candidate"] - potential),
+        "rank": mean(seen.peeks["rank"]),
     }
 
 
@@ -165,6 +180,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
     shown = shown_steps(len(next(iter(policies.values()))[metric]))
     width = max(len("policy"), *(len(name) for name in policies))
     ranked = any("regret" in row for row in policies.values())
+    stopping = any(map(stops, policies.values()))
     lines = [
         f"{summary['env']}, {summary['split']} split, {summary['num_scenes']} scenes, "
         f"backbone {summary['backbone']['name']}: {TITLES[metric]} after each glimpse",
@@ -173,6 +189,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
         + "  ".join(f"{f't{t}':>5}" for t in shown)
         + f"  {'return':>7}"
         + ("   rank" if ranked else "")
+        + ("  glimpses  GFLOPs" if stopping else "")
         + f"  t{shown[-1]} over {BASELINE}",
     ]
     for name, row in policies.items():
@@ -180,12 +197,21 @@ def format_table(summary: Mapping[str, Any]) -> str:
         line += f"  {row['return_mean']:+7.3f}"
         if ranked:
             line += f"  {np.mean([r for r in row['regret']['rank'] if r is not None]):5.1f}"
+        if stopping:
+            glimpses = row["glimpses"][-1]
+            line += f"  {glimpses:8.2f}  {glimpses * summary['gflops_per_glimpse']:6.3g}"
         if found := paired.get(f"{name} - {BASELINE}"):
             line += "  " + format_interval({key: found[key][-1] for key in found})
         lines.append(line)
     for name, found in summary.get("share_of_the_way", {}).items():
         lines += ["", f"{name}: {format_share(found)}"]
     return "\n".join(lines)
+
+
+def stops(row: Mapping[str, Any]) -> bool:
+    """Whether a policy of a summary stopped before tT in any scene."""
+    glimpses = row.get("glimpses")  # summaries of before there was stopping have none
+    return glimpses is not None and glimpses[-1] < len(glimpses)
 
 
 def shown_steps(count: int) -> list[int]:

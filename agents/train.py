@@ -65,7 +65,7 @@ class SaveAndReport(BaseCallback):
     def __init__(self, *, out: Path, record: dict[str, Any], total: int, headline: str) -> None:
         super().__init__()
         self.out, self.record, self.total, self.headline = out, record, total, headline
-        self.recent: deque[tuple[float, float]] = deque(maxlen=2000)
+        self.recent: deque[tuple[float, float, float]] = deque(maxlen=2000)
         self.updates = 0
 
     def _on_training_start(self) -> None:
@@ -75,7 +75,8 @@ class SaveAndReport(BaseCallback):
         for info in self.locals["infos"]:
             if "episode" in info:
                 reached = info["final_info"]["potential_after"][self.headline]
-                self.recent.append((info["episode"]["r"], float(reached)))
+                episode = info["episode"]
+                self.recent.append((episode["r"], float(reached), float(episode["glimpses"])))
         return True
 
     def _on_rollout_end(self) -> None:
@@ -83,9 +84,14 @@ class SaveAndReport(BaseCallback):
         self.bar.update(self.num_timesteps - self.bar.n)
         if not self.recent:
             return
-        reward, reached = np.mean(self.recent, axis=0).tolist()
+        reward, reached, glimpses = np.mean(self.recent, axis=0).tolist()
         self.bar.set_postfix({self.headline: f"{reached:.3f}", "reward": f"{reward:.3f}"})
-        entry = {"timesteps": self.num_timesteps, self.headline: reached, "return": reward}
+        entry = {
+            "timesteps": self.num_timesteps,
+            self.headline: reached,
+            "return": reward,
+            "glimpses": glimpses,
+        }
         with (self.out / "curve.jsonl").open("a") as curve:
             curve.write(json.dumps(entry) + "\n")
         if self.updates % _SAVE_EVERY_UPDATES == 0:

@@ -1,4 +1,4 @@
-"""What a policy is: something that chooses the next viewpoint of every episode in a batch."""
+"""What a policy is: what chooses the next viewpoint of every episode in a batch, or stops it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from canvit_gym.envs.rollout import Episode, Rollout
+from canvit_gym.envs.rollout import Choice, Episode, Rollout
 from canvit_gym.geometry import Viewpoint
 
 
@@ -30,6 +30,11 @@ class Policy(ABC):
         generators: one CPU generator for each scene, the only source of chance. So a scene's draws
         depend on no other scene, nor on the batch that it is in.
         """
+
+    def choose(self, episode: Episode, generators: Sequence[torch.Generator]) -> Choice:
+        """Those viewpoints, and which episodes stop instead: none, where a policy does not know
+        how to."""
+        return Choice.look(self(episode, generators))
 
     @property
     def settings(self) -> dict[str, Any]:

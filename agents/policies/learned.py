@@ -20,7 +20,7 @@ import torch
 from agents.policies.base import Policy
 from canvit_gym.envs.actions import Actions
 from canvit_gym.envs.observations import Observations
-from canvit_gym.envs.rollout import Episode, Rollout
+from canvit_gym.envs.rollout import Choice, Episode, Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import Viewpoint
 from canvit_gym.model.identity import BackboneIdentity
@@ -32,7 +32,7 @@ PRETRAINED = "pretrained"
 """The name of the policy that this package brings for an environment."""
 
 _WEIGHTS, _CARD = "policy.zip", "policy.json"
-_SPACES = ("action", "cell_scales", "observation")
+_SPACES = ("action", "cell_scales", "stop_action", "observation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,14 @@ class LearnedPolicy(Policy):
     sha256: str
 
     def __call__(self, episode: Episode, generators: Sequence[torch.Generator]) -> Viewpoint:
+        return self.choose(episode, generators).viewpoint
+
+    def choose(self, episode: Episode, generators: Sequence[torch.Generator]) -> Choice:
         observed = self.observations.observe(episode)
         actions, _ = self.model.predict(
             {key: value.cpu().numpy() for key, value in observed.items()}, deterministic=True
         )
-        return self.actions.viewpoint(actions).to(episode.device)
+        return self.actions.choice(actions).to(episode.device)
 
     @property
     def settings(self) -> dict[str, Any]:

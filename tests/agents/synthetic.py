@@ -14,7 +14,11 @@ def classified(correct: Any, *, name: str = "a", learned: bool = False, **change
     correct = np.array(correct, dtype=bool)
     labels = np.broadcast_to(np.arange(len(correct), dtype=np.int32)[:, None], correct.shape)
     seen = trajectories(
-        potentials={"log_prob": np.where(correct, -0.25, -1.5), "correct": correct},
+        potentials={
+            "log_prob": np.where(correct, -0.25, -1.5),
+            "correct": correct,
+            "neg_entropy": np.where(correct, -0.5, -2.0),
+        },
         outcome={"label": labels, "prediction": labels + ~correct, "correct": correct},
     )
     return Evidence(settings=settings(name, learned, **changes), versions={}, seen=seen)
@@ -25,7 +29,7 @@ def segmented(intersection: Any, union: Any, *, name: str = "a", **changes: Any)
     counts = {"intersection": np.array(intersection), "union": np.array(union)}
     share = counts["intersection"].sum(axis=2) / counts["union"].sum(axis=2).clip(1)
     seen = trajectories(
-        potentials={"log_likelihood": -share, "pixel_accuracy": share},
+        potentials={"log_likelihood": -share, "pixel_accuracy": share, "neg_entropy": -share},
         outcome={key: value.astype(np.int32) for key, value in counts.items()},
     )
     changes = {"metric": {"name": "mean_iou", "label_size_px": 8}, **changes}
@@ -62,6 +66,7 @@ def settings(name: str, learned: bool, **changes: Any) -> dict[str, Any]:
         "backbone": {"name": "mini", "sha256": "0" * 64},
         "precision": "float32",
         "glimpse": {"glimpse_size_px": 32, "canvas_grid_size": 8, "min_scale": 0.25},
+        "flops_per_glimpse": 2_000_000,
         "policy": {"name": name, "learned": learned, "initial_glimpse": "full_scene"},
         **changes,
     }

@@ -5,9 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 
-from agents.imitation import coverage_targets
+from agents.imitation import coverage_targets, imitate
+from agents.networks import CellPolicy
 from canvit_gym.envs.actions import cell_actions
+from canvit_gym.sb3 import make_sb3_env
 from canvit_gym.scenes.base import Box, Scene
 
 WORTH = torch.tensor([1.0, 0.5]).repeat_interleave(16)  # of 16 cells at scales 0.25 and 0.5
@@ -51,3 +54,37 @@ def test_scenes_without_a_target_are_refused_by_name() -> None:
     blind = dataclasses.replace(scene(top=0, left=0), target=None, name="photo.jpeg")
     with pytest.raises(ValueError, match="photo.jpeg does not say where"):
         coverage_targets(actions.viewpoints, [blind], worth=torch.ones(16))
+
+
+def test_imitation_says_nothing_about_stopping() -> None:
+    """The loss has no gradient for when to stop, and one for where to look."""
+    env = make_sb3_env(
+        "CanViT-Emoji-v0", num_envs=4, action="cell", cell_scales=(0.25, 0.5), stop_action=True
+    )
+    model = PPO(
+        CellPolicy,
+        env,
+        n_steps=2,
+        batch_size=8,
+        policy_kwargs={"channels": 8, "cell_scales": (0.25, 0.5)},
+        seed=0,
+        device="cpu",
+    )
+    env.seed(0)
+    policy = model.policy
+    assert isinstance(policy, CellPolicy) and policy.stop_action
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    imitate(
+        model,
+        env,
+        glimpses=4 * 6,
+        scale_values=(1.0, 0.8),
+        last_scale_values=(1.0, 0.8),
+        learning_rate=1e-3,
+        batch_size=8,
+        updates_per_step=1,
+        seed=0,
+    )
+    changed = {name for name, value in policy.state_dict().items() if (value != before[name]).any()}
+    assert {"mlp_extractor.logits.weight", "features_extractor.embed.weight"} <= changed
+    assert not changed & {"mlp_extractor.stop.weight", "mlp_extractor.stop.bias"}

@@ -63,19 +63,21 @@ def test_a_viewpoint_that_was_taken_is_never_chosen_again(policy: CellPolicy) ->
         assert torch.isfinite(policy.get_distribution(seen).entropy()).all()
 
 
+OBSERVATION = spaces.Dict(
+    {
+        "canvas": spaces.Box(-9, 9, (6, GRID, GRID), np.float32),
+        "cls": spaces.Box(-9, 9, (5,), np.float32),
+        "viewpoints": spaces.Box(-1, 1, (3, 4), np.float32),
+        "progress": spaces.Box(0, 1, (1,), np.float32),
+    }
+)
+
+
 @pytest.fixture
 def policy() -> CellPolicy:
     torch.manual_seed(0)
-    observation = spaces.Dict(
-        {
-            "canvas": spaces.Box(-9, 9, (6, GRID, GRID), np.float32),
-            "cls": spaces.Box(-9, 9, (5,), np.float32),
-            "viewpoints": spaces.Box(-1, 1, (3, 4), np.float32),
-            "progress": spaces.Box(0, 1, (1,), np.float32),
-        }
-    )
     return CellPolicy(
-        observation, spaces.Discrete(2 * GRID**2), lambda _: 1e-2, channels=8, cell_scales=SCALES
+        OBSERVATION, spaces.Discrete(2 * GRID**2), lambda _: 1e-2, channels=8, cell_scales=SCALES
     )
 
 
@@ -113,6 +115,54 @@ def test_it_learns_to_point_at_a_marked_cell_it_never_saw_marked(policy: CellPol
     viewpoint = actions.viewpoint(chosen)
     assert viewpoint.scales.tolist() == [0.25]
     assert viewpoint.centers.tolist() == [[0.25, 0.25]]  # row 2, col 2 of 4
+
+
+def stopping_policy() -> CellPolicy:
+    torch.manual_seed(0)
+    return CellPolicy(
+        OBSERVATION,
+        spaces.Discrete(2 * GRID**2 + 1),
+        lambda _: 1e-2,
+        channels=8,
+        cell_scales=SCALES,
+    )
+
+
+def test_stopping_is_one_more_choice_and_rare_at_first(policy: CellPolicy) -> None:
+    stopping = stopping_policy()
+    seen = observe(torch.randn(5, 6, GRID, GRID, generator=torch.Generator().manual_seed(0)))
+    probs = stopping.get_distribution(seen).distribution.probs  # type: ignore[union-attr]
+    assert probs.shape == (5, 33) and not policy.stop_action
+    torch.testing.assert_close(probs[:, -1], torch.full((5,), 1 / 21), atol=0.01, rtol=0)
+    # The most probable action stops, because there are many places; the policy still looks.
+    assert (probs.argmax(dim=1) == 32).all()
+    chosen = stopping._predict(seen, deterministic=True)
+    assert torch.equal(chosen, probs[:, :-1].argmax(dim=1))
+    with torch.no_grad():
+        stopping.mlp_extractor.stop.bias.fill_(0.2)
+    assert (stopping._predict(seen, deterministic=True) == 32).all()
+    drawn = torch.cat([stopping._predict(seen) for _ in range(40)])
+    assert 0 < (drawn == 32).sum() < len(drawn)
+
+
+def test_it_learns_when_to_stop() -> None:
+    """To stop where a cell is marked, wherever it is, and else to look."""
+    policy = stopping_policy()
+    canvas = torch.zeros(8, 6, GRID * GRID)
+    canvas[range(4), 0, [0, 6, 9, 15]] = 5.0
+    seen = observe(canvas.unflatten(2, (GRID, GRID)))
+    stop = torch.tensor([True] * 4 + [False] * 4)
+    wanted = torch.where(stop, 32, 3)
+    for _ in range(100):
+        loss = -policy.get_distribution(seen).log_prob(wanted).mean()
+        policy.optimizer.zero_grad()
+        loss.backward()
+        policy.optimizer.step()
+    assert torch.equal(policy._predict(seen, deterministic=True), wanted)
+    left_out = torch.zeros(2, 6, GRID * GRID)
+    left_out[0, 0, 10] = 5.0
+    chosen = policy._predict(observe(left_out.unflatten(2, (GRID, GRID))), deterministic=True)
+    assert (chosen == 32).tolist() == [True, False]
 
 
 def test_an_action_space_that_is_no_map_is_refused() -> None:

@@ -29,7 +29,9 @@ def test_a_classification() -> None:
     }  # fmt: skip
     row = summary["policies"]["target"]
     assert row["accuracy"] == [0, 0.75]
-    assert row["potentials"] == {"log_prob": [-1.5, -0.5625], "correct": [0, 0.75]}
+    assert row["potentials"] == {
+        "log_prob": [-1.5, -0.5625], "correct": [0, 0.75], "neg_entropy": [-2, -0.875],
+    }  # fmt: skip
     assert row["return_mean"] == pytest.approx(-0.5625 + 1.5)
     assert set(row["scanpath"]) >= {"coverage", "revisits", "saccade_length", "entropy", "scales"}
     assert "regret" not in row
