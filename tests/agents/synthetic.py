@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,27 @@ def classified(correct: Any, *, name: str = "a", learned: bool = False, **change
         outcome={"label": labels, "prediction": labels + ~correct, "correct": correct},
     )
     return Evidence(settings=settings(name, learned, **changes), versions={}, seen=seen)
+
+
+def stopped(evidence: Evidence, glimpses: Any) -> Evidence:
+    """The same, as if each scene had got so many glimpses only, [N]: after them all stays."""
+    seen, last = evidence.seen, np.array(glimpses)[:, None] - 1
+    where = np.minimum(np.arange(seen.num_glimpses), last)
+
+    def held(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rows = np.arange(seen.num_scenes)[:, None]
+        return {name: x[rows, where] for name, x in values.items()}
+
+    taken = np.arange(seen.num_glimpses) <= last
+    return replace(
+        evidence,
+        seen=replace(
+            seen,
+            viewpoints=seen.viewpoints * taken[..., None].astype(np.float32),
+            potentials=held(seen.potentials),
+            outcome=held(seen.outcome),
+        ),
+    )
 
 
 def segmented(intersection: Any, union: Any, *, name: str = "a", **changes: Any) -> Evidence:

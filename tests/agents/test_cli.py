@@ -120,6 +120,23 @@ def test_evaluate_makes_the_environment_of_the_trained_policy(
     assert f"{trained} - full_then_random" in summary["paired"]
 
 
+def test_a_policy_that_stops_is_printed_with_its_glimpses(
+    make_vector: Callable[..., CanViTVectorEnv],
+    save_untrained: Callable[..., Path],
+    mini_checkpoint: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    env = make_vector(1, budget=2, stop_action=True)
+    env.backbone = identify(mini_checkpoint)
+    kwargs = {"budget": 2, "backbone": mini_checkpoint, "stop_action": True}
+    directory = save_untrained(env, env_kwargs=kwargs)
+    arguments = ["evaluate", "--env", ENV, "--policies", str(directory), "full_then_random"]
+    assert main([*arguments, "--scenes", "12"]) == 0
+    head, stopping, random = capsys.readouterr().out.splitlines()[2:]
+    assert head.split()[5:7] == ["glimpses", "GFLOPs"]
+    assert float(stopping.split()[5]) < 3 and random.split()[5] == "3.00"
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -128,6 +145,8 @@ def test_evaluate_makes_the_environment_of_the_trained_policy(
         (["--policies", "random", "--scenes", "200000"], "give a number from 1 to 100000"),
         (["--policies", "random", "--pictures", "2"], "--out"),
         (["--policies", "random", "--env-kwargs", "colour=red"], "'colour'"),
+        (["--policies", "random", "--env-kwargs", "stop_action=yes"], "stop_action is 'yes'"),
+        (["--policies", "random", "--env-kwargs", "glimpse_cost=-1"], "glimpse_cost is -1"),
         (["--policies", "random", "--env", "CanViT-Nowhere-v0"], "Nowhere"),
         (["--policies", "random", "--env", "CartPole-v1"], "CartPole-v1"),
         (["--policies", "random", "--env-kwargs", "backbone=/nowhere"], "/nowhere"),
@@ -195,6 +214,7 @@ def test_train(training: list[dict[str, Any]], tmp_path: Path) -> None:
     arguments = ["train", "--env", ENV, "--out", str(tmp_path), "--timesteps", "64", "--seed", "3"]
     arguments += ["--num-envs", "8", "--action", "box", "--budget", "2", "--resume"]
     arguments += ["--env-kwargs", "cell_scales=(0.25, 0.5)", "reward=prob"]
+    arguments += ["stop_action=true", "glimpse_cost=0.1"]
     assert main(arguments) == 0
     assert training == [
         {
@@ -205,6 +225,8 @@ def test_train(training: list[dict[str, Any]], tmp_path: Path) -> None:
                 "action": "box",
                 "cell_scales": (0.25, 0.5),
                 "reward": "prob",
+                "stop_action": True,
+                "glimpse_cost": 0.1,
             },
             "timesteps": 64,
             "seed": 3,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import classified, segmented
+from synthetic import classified, segmented, stopped
 
 from agents.compare import Run, compare, find_run, format_comparison
 from agents.evaluate import save_results
@@ -43,6 +43,13 @@ def test_the_comparison_is_that_of_one_run(tmp_path: Path) -> None:
     assert lines[0] == "accuracy after each glimpse, 3 scenes, paired"
     assert lines[1:3] == [f"A  {one}", f"B  {other}:bad"]
     assert lines[-1].split()[:4] == ["t1", "1.000", "0.333", "+0.667"]
+    assert "glimpses:" not in "".join(lines)
+
+
+def test_mean_glimpses_are_said_where_one_stops() -> None:
+    result = compare(*runs(stopped(GOOD, [2, 1, 1]), BAD))
+    assert result["glimpses"] == [pytest.approx(4 / 3), 2]
+    assert "Mean glimpses: A 1.33, B 2.00." in format_comparison(result).splitlines()
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,24 @@ import torch
 
 import agents.evaluate
 import agents.playing
-from agents.evaluate import Benchmark, evaluate, format_table, make_benchmark, summarize
+from agents.evaluate import (
+    Benchmark,
+    evaluate,
+    flops_per_glimpse,
+    format_table,
+    make_benchmark,
+    summarize,
+)
 from agents.evidence import Trajectories, load_evidence, scene_digest
 from agents.playing import Peek, batch_size, play, play_batch, scene_indices
 from agents.policies import POLICIES, load_policy, make_policies
 from agents.policies.base import Policy
 from agents.policies.oracle import Oracle
-from canvit_gym.envs.rollout import Episode
+from agents.policies.random import RandomPolicy, draw_viewpoints
+from canvit_gym.envs.rollout import Choice, Episode, Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import OFFICIAL_GLIMPSE, Viewpoint
+from canvit_gym.model.flops import glimpse_flops
 from canvit_gym.scenes.base import Scene
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.scenes.folder import FolderScenes
@@ -185,6 +194,52 @@ def test_moments_do_not_pile_up(benchmark: Benchmark) -> None:
     assert policy.alive == [1] * 6
 
 
+@dataclass(frozen=True, kw_only=True)
+class StopsAfter(Policy):
+    """Scene i stops after `glimpses[i]` choices, and looks at random before."""
+
+    glimpses: tuple[int, ...]
+
+    def __call__(self, episode: Episode, generators: Any) -> Viewpoint:
+        assert not self.rollout.finished(episode).any()  # it is asked only of those that go on
+        return draw_viewpoints(generators, min_scale=0.25)
+
+    def choose(self, episode: Episode, generators: Any) -> Choice:
+        names = [int(scene.name.rpartition("/")[2]) for scene in episode.scenes]
+        stop = episode.looks >= torch.tensor([self.glimpses[i] for i in names])
+        return Choice(viewpoint=self(episode, generators), stop=stop)
+
+
+@pytest.mark.parametrize("initial", ["full_scene", None])
+def test_what_is_known_stays_after_stopping(benchmark: Benchmark, initial: Any) -> None:
+    rollout = replace(benchmark.env.rollout, budget=3, initial_glimpse=initial)
+    policy = StopsAfter(rollout=rollout, glimpses=(3, 1, 0, 2))
+    free = RandomPolicy(rollout=rollout)
+    kwargs: dict[str, Any] = {"scenes": benchmark.env.scenes, "num_scenes": 4, "name": "x"}
+    found, whole = play(policy, **kwargs), play(free, **kwargs)
+    given = int(initial is not None)
+    assert found.num_glimpses == whole.num_glimpses == 3 + given
+    assert found.taken.sum(axis=1).tolist() == [3 + given, 1 + given, given, 2 + given]
+    for i, glimpses in enumerate(found.taken.sum(axis=1)):
+        np.testing.assert_allclose(found.viewpoints[i, :glimpses], whole.viewpoints[i, :glimpses])
+        assert not found.viewpoints[i, glimpses:].any()
+        for name, values in found.potentials.items():
+            expected = whole.potentials[name][i, :glimpses]
+            np.testing.assert_allclose(values[i, :glimpses], expected, atol=1e-4)
+            assert (values[i, glimpses:] == values[i, max(glimpses - 1, 0)]).all()
+    steps = play_batch(policy, scenes=benchmark.env.scenes, indices=range(4), name="x")
+    assert len(steps) == found.num_glimpses and steps[-1].glimpses.tolist()[0] == 3 + given
+
+
+def test_everyone_may_stop_at_once(benchmark: Benchmark) -> None:
+    policy = StopsAfter(rollout=benchmark.env.rollout, glimpses=(0, 0))
+    found = play(policy, scenes=benchmark.env.scenes, num_scenes=2)
+    assert found.viewpoints.shape == (2, 3, 3) and found.taken.sum() == 2
+    summary = run({"a": policy}, benchmark, num_scenes=2)
+    assert summary["policies"]["a"]["glimpses"] == [1, 1, 1]
+    assert summary["policies"]["a"]["return_mean"] == 0
+
+
 # -- what else could have been chosen --------------------------------------------------------------
 
 
@@ -207,6 +262,18 @@ def test_choices_are_ranked_among_candidates(benchmark: Benchmark) -> None:
         expected = 1 + (after > chosen).sum(dim=0)
         np.testing.assert_array_equal(found["rank"], expected)
     assert all(np.isnan(values[:, 0]).all() for values in played.peeks.values())
+
+
+def test_only_choices_are_ranked(benchmark: Benchmark) -> None:
+    policy = StopsAfter(rollout=benchmark.env.rollout, glimpses=(2, 1, 0))
+    peek = Peek(num_candidates=3, potential="prob")
+    kwargs: dict[str, Any] = {"scenes": benchmark.env.scenes, "num_scenes": 3, "name": "x"}
+    found = play(policy, **kwargs, peek=peek).peeks
+    whole = play(RandomPolicy(rollout=policy.rollout), **kwargs, peek=peek).peeks
+    chosen = np.array([[False, True, True], [False, True, False], [False, False, False]])
+    for name in ("best_candidate", "rank"):
+        assert (np.isnan(found[name]) == ~chosen).all()
+        np.testing.assert_allclose(found[name][chosen], whole[name][chosen], atol=1e-4)
 
 
 def test_a_blind_first_choice_is_ranked_too(benchmark: Benchmark) -> None:
@@ -355,6 +422,33 @@ def test_a_damaged_file_is_played_anew(
     saved.write_bytes(saved.read_bytes()[:100])
     assert run(policies, benchmark, out=tmp_path, num_scenes=2) == before
     assert plays == ["target", "target"]
+
+
+def test_the_price_of_a_glimpse_is_part_of_what_was_run(
+    benchmark: Benchmark, make_vector: MakeVector
+) -> None:
+    def settings(**kwargs: Any) -> dict[str, Any]:
+        env = make_vector(1, budget=2, **kwargs)
+        found = replace(benchmark, env=env)
+        policy = quick(found, ("target",))["target"]
+        return agents.evaluate.settings_of(
+            policy, name="a", benchmark=found, num_scenes=1, seed=0, candidates=None
+        )
+
+    assert settings(glimpse_cost=0.5)["glimpse_cost"] == 0.5
+    assert settings(stop_action=True) == settings()  # baselines never stop
+    assert "glimpse_cost" not in settings()  # so that hashes of earlier runs hold
+
+
+def test_flops_of_a_glimpse_are_those_of_the_model(
+    make_vector: MakeVector, make_segmentation_rollout: Callable[..., Rollout]
+) -> None:
+    rollout = make_vector(1).rollout
+    config = rollout.task.model.canvit.config
+    glimpse = glimpse_flops(config, glimpse_grid=4, canvas_grid=8)
+    assert flops_per_glimpse(rollout) == glimpse + 2 * config.backbone.dim * 16
+    expected = glimpse + 2 * 64 * config.canvas_dim * 47
+    assert flops_per_glimpse(make_segmentation_rollout()) == expected
 
 
 # -- environments ----------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from synthetic import classified, segmented
+from synthetic import classified, segmented, stopped
 
 from agents.evidence import (
     Evidence,
@@ -34,6 +34,7 @@ PEEKED = replace(
     settings=CLASSIFIED.settings | {"candidates": 5},
     seen=replace(CLASSIFIED.seen, peeks=PEEKS),
 )
+STOPPED = stopped(CLASSIFIED, [2, 1, 1])
 SEGMENTED = segmented(
     np.arange(18).reshape(3, 2, 3), 20 + np.arange(18).reshape(3, 2, 3), versions={}
 )
@@ -50,7 +51,7 @@ def same(one: Any, other: Any) -> bool:
 # -- files -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("evidence", [CLASSIFIED, PEEKED, SEGMENTED])
+@pytest.mark.parametrize("evidence", [CLASSIFIED, PEEKED, STOPPED, SEGMENTED])
 def test_what_is_saved_comes_back(evidence: Evidence, tmp_path: Path) -> None:
     evidence = replace(evidence, versions={"torch": "2"})
     path = tmp_path / "new" / "a.parquet"
@@ -79,6 +80,17 @@ def test_a_row_is_a_glimpse_of_a_scene(tmp_path: Path) -> None:
     assert str(table.schema.field("intersection").type).startswith("list<")
     assert str(table.schema.field("union").type.value_type) == "int32"
     assert table["intersection"].to_pylist()[1] == [3, 4, 5]
+
+
+def test_a_glimpse_that_was_not_taken_is_nowhere(tmp_path: Path) -> None:
+    save_evidence(tmp_path / "a.parquet", STOPPED)
+    table = pq.read_table(tmp_path / "a.parquet")
+    for axis in ("row", "col", "scale"):
+        missing = [value is None for value in table[axis].to_pylist()]
+        assert missing == [False, False, False, True, False, True]
+    assert table["correct"].to_pylist() == [False, True, True, True, False, False]
+    loaded = load_evidence(tmp_path / "a.parquet").seen
+    assert loaded.taken.sum(axis=1).tolist() == [2, 1, 1]  # mean glimpses follow from the file
 
 
 def test_what_is_no_evidence_is_refused(tmp_path: Path) -> None:

@@ -285,6 +285,33 @@ def test_a_trained_policy_does_what_its_network_says(
     torch.testing.assert_close(chosen.scales, expected.scales)
 
 
+@pytest.mark.parametrize("action", ["box", "cell", "tile"])
+def test_a_trained_policy_stops_where_its_network_says_so(
+    action: Any, make_vector: MakeVector, save_untrained: Save
+) -> None:
+    trained_in = make_vector(2, action=action, stop_action=True)
+    kwargs = {"action": action, "stop_action": True, "glimpse_cost": 0.1}
+    directory = save_untrained(trained_in, env_kwargs=kwargs)
+    policy = load_policy(directory, env_id=ENV, env=make_vector(1))
+    trained_in.reset(seed=0)
+    with torch.no_grad():
+        bias = policy.model.policy.action_net.bias  # type: ignore[attr-defined]
+        bias[-1] = -100
+        looks = policy.choose(trained_in.episode, generators(2))
+        bias[-1] = 100
+        stops = policy.choose(trained_in.episode, generators(2))
+    assert not looks.stop.any() and stops.stop.all()
+    assert play(policy).glimpses.tolist() == [1] * 4
+
+
+def test_baselines_never_stop(make_rollout: MakeRollout) -> None:
+    rollout = make_rollout()
+    episode = rollout.start([SCENES[0], SCENES[1]])
+    for name in ("full_then_random", "coarse_to_fine", "target"):
+        choice = POLICIES[name](rollout).choose(episode, generators(2))
+        assert choice.stop.tolist() == [False, False]
+
+
 def test_cell_scales_come_with_the_policy(make_vector: MakeVector, save_untrained: Save) -> None:
     scales = (0.3, 0.6, 0.9)  # none of them a default
     directory = save_untrained(

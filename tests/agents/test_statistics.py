@@ -153,3 +153,11 @@ def test_refusals() -> None:
         Tally.of_means(np.zeros((0, 2)))
     with pytest.raises(ValueError, match=r"\(2, 1, 3\) and \(2, 1, 4\)"):
         Tally(numerators=np.zeros((2, 1, 3)), denominators=np.zeros((2, 1, 4)))
+
+
+def test_scenes_may_be_counted_after_steps_of_their_own() -> None:
+    tally = Tally(numerators=np.arange(12).reshape(2, 3, 2), denominators=np.full((2, 3, 2), 10))
+    found = tally.at(np.array([[0, 2, 2, 1], [2, 2, 0, 1]]))
+    expected = [[0, 10], [4, 10], [4, 6], [2, 8]]  # first entries of scenes 0 and 1
+    assert found.numerators[:, :, 0].T.tolist() == expected
+    assert found.value.tolist() == [pytest.approx((a + b + 1) / 20) for a, b in expected]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from synthetic import classified, segmented
+from synthetic import classified, segmented, stopped
 
 from agents.evidence import Evidence
 from agents.summary import format_table, pairs, shown_steps, summarize
@@ -135,3 +135,43 @@ def test_a_table_of_many_steps_has_room_for_some() -> None:
     assert format_table(summarize({"a": long})).splitlines()[2].split()[6:10] == [
         "t10", "t20", "return", "t20",
     ]  # fmt: skip
+
+
+# -- stopping --------------------------------------------------------------------------------------
+
+LONG = classified(
+    [[0, 0, 1, 1], [1, 1, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0]], name="a", budget=3, num_glimpses=4
+)
+
+
+def test_glimpses_and_what_they_cost() -> None:
+    summary = summarize({"a": LONG, "b": stopped(LONG, [4, 1, 2, 3])})
+    assert summary["gflops_per_glimpse"] == 0.002
+    assert summary["policies"]["a"]["glimpses"] == [1, 2, 3, 4]
+    row = summary["policies"]["b"]
+    assert row["glimpses"] == [1, 1.75, 2.25, 2.5]
+    assert row["accuracy"] == [0.5, 0.25, 0.5, 0.5]  # with what was held where it stopped
+    head, a, b = (line.split() for line in format_table(summary).splitlines()[2:])
+    assert head[6:8] == ["glimpses", "GFLOPs"]
+    assert a[6:] == ["4.00", "0.008"] and b[6:] == ["2.50", "0.005"]
+    assert "glimpses" not in format_table(summarize({"a": LONG})).splitlines()[2]
+
+
+def test_glimpses_are_taken_from_the_return_at_their_price() -> None:
+    priced = replace(LONG, settings=LONG.settings | {"glimpse_cost": 0.125})
+    free = summarize({"a": LONG})["policies"]["a"]["return_mean"]
+    assert summarize({"a": priced})["policies"]["a"]["return_mean"] == free - 0.375
+    at_once = summarize({"a": stopped(priced, [1, 1, 1, 1])})["policies"]["a"]
+    assert at_once["return_mean"] == 0 and at_once["scanpath"]["coverage"] == 0
+    json.dumps(at_once, allow_nan=False)
+
+
+def test_regret_is_of_choices() -> None:
+    peeks = {
+        "best_candidate": np.array([[np.nan, -0.05]] * 2 + [[np.nan] * 2] * 2, dtype=np.float32),
+        "rank": np.array([[np.nan, 3.0]] * 2 + [[np.nan] * 2] * 2, dtype=np.float32),
+    }
+    seen = replace(stopped(classified([[0, 1]] * 4), [2, 2, 1, 1]).seen, peeks=peeks)
+    peeked = replace(HIGH, settings=HIGH.settings | {"candidates": 6}, seen=seen)
+    found = summarize({"a": peeked})["policies"]["a"]["regret"]
+    assert found["rank"] == [None, 3] and found["regret"] == [None, pytest.approx(0.2)]
