@@ -40,6 +40,20 @@ class Curve:
     high: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trade:
+    """What a policy reaches at what expense: points (expense, value), float64 [n, 2].
+
+    marks: single points, joined by nothing. line: a curve. ring: the mark around which one is
+    drawn, None where there is none.
+    """
+
+    name: str
+    marks: np.ndarray
+    line: np.ndarray
+    ring: int | None
+
+
 def style_of(index: int) -> str:
     """Colour and dashes of the index-th curve, as CSS variables."""
     return f"--c:var(--c{index % NUM_COLOURS});--dash:{_DASHES[index % len(_DASHES)]}"
@@ -69,36 +83,84 @@ def line_chart(
     steps = len(curves[0].value)
     ticks = _ticks(np.concatenate([np.stack((c.value, c.low, c.high)) for c in curves]))
     bottom, right = height - _BOTTOM, width - _RIGHT
-
-    def x(step: float) -> float:
-        return _LEFT + 10 + (right - _LEFT - 20) * step / max(steps - 1, 1)
-
-    def y(value: float) -> float:
-        return bottom - (bottom - _TOP) * (value - ticks[0]) / (ticks[-1] - ticks[0])
-
+    x = _scale((0, max(steps - 1, 1)), (_LEFT + 10, right - 10))
+    y = _scale((ticks[0], ticks[-1]), (bottom, _TOP))
     every = math.ceil(steps * _LABEL_PX / (right - _LEFT))
-    digits = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
-    drawn: list[Child] = []
-    for tick in ticks:
-        drawn += [
-            element("path", d=f"M{_LEFT} {y(tick):.1f}H{right}", class_="grid"),
-            _text(text_of(tick, f".{digits}f"), _LEFT - 8, y(tick) + 4, anchor="end"),
-        ]
+    drawn = _vertical_axis(ticks, y=y, right=right, title=y_title)
     for step in range(0, steps, every):
         drawn.append(_text(f"t{step}", x(step), bottom + 18, anchor="middle"))
-    middle = (_TOP + bottom) / 2
-    drawn += [
-        _text("glimpse", (_LEFT + right) / 2, height - 4, anchor="middle"),
-        element(
-            "text", y_title, class_="tick", text_anchor="middle",
-            transform=f"translate(12,{middle:.0f}) rotate(-90)",
-        ),
-    ]  # fmt: skip
+    drawn.append(_text("glimpse", (_LEFT + right) / 2, height - 4, anchor="middle"))
     drawn += [_band(i, curve, x=x, y=y) for i, curve in enumerate(curves)]
     drawn += [_line(i, curve, x=x, y=y) for i, curve in enumerate(curves)]
     return element(
         "svg", drawn, viewBox=f"0 0 {width} {height}", role="img", aria_label=label, class_=class_
     )
+
+
+def trade_chart(
+    trades: Sequence[Trade],
+    *,
+    label: str,
+    titles: tuple[str, str, str],
+    other_per_expense: float,
+    width: int,
+    height: int,
+    class_: str,
+) -> Markup:
+    """Values over an expense, which a second axis on top gives in another unit.
+
+    titles: of the values, the expense and the other unit, of which `other_per_expense` make one.
+    """
+    points = np.concatenate([np.concatenate((t.marks, t.line)) for t in trades])
+    across, ticks = _ticks(points[:, 0]), _ticks(points[:, 1])
+    top, bottom, right = _TOP + _BOTTOM - 6, height - _BOTTOM, width - _RIGHT
+    x = _scale((across[0], across[-1]), (_LEFT + 10, right - 10))
+    y = _scale((ticks[0], ticks[-1]), (bottom, top))
+    drawn = _vertical_axis(ticks, y=y, right=right, title=titles[0])
+    every = math.ceil(len(across) * _LABEL_PX / (right - _LEFT))
+    for tick in across[::every]:
+        other = text_of(tick * other_per_expense, ".3g")
+        drawn += [
+            _text(text_of(tick, f".{_digits(across)}f"), x(tick), bottom + 18, anchor="middle"),
+            _text(other, x(tick), top - 8, anchor="middle"),
+            element("path", d=f"M{x(tick):.1f} {bottom}V{top}", class_="grid"),
+        ]
+    middle = (_LEFT + right) / 2
+    drawn += [
+        _text(titles[1], middle, height - 4, anchor="middle"),
+        _text(titles[2], middle, 14, anchor="middle"),
+    ]
+    drawn += [_trade(i, trade, x=x, y=y) for i, trade in enumerate(trades)]
+    return element(
+        "svg", drawn, viewBox=f"0 0 {width} {height}", role="img", aria_label=label, class_=class_
+    )
+
+
+def _scale(values: tuple[float, float], places: tuple[float, float]) -> Scale:
+    (low, high), (first, last) = values, places
+    return lambda value: first + (last - first) * (value - low) / (high - low)
+
+
+def _digits(ticks: Sequence[float]) -> int:
+    """Behind the point, so that ticks are told apart."""
+    return max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
+
+
+def _vertical_axis(ticks: list[float], *, y: Scale, right: float, title: str) -> list[Child]:
+    drawn: list[Child] = []
+    for tick in ticks:
+        drawn += [
+            element("path", d=f"M{_LEFT} {y(tick):.1f}H{right}", class_="grid"),
+            _text(text_of(tick, f".{_digits(ticks)}f"), _LEFT - 8, y(tick) + 4, anchor="end"),
+        ]
+    middle = (y(ticks[0]) + y(ticks[-1])) / 2
+    drawn.append(
+        element(
+            "text", title, class_="tick", text_anchor="middle",
+            transform=f"translate(12,{middle:.0f}) rotate(-90)",
+        )
+    )  # fmt: skip
+    return drawn
 
 
 def _band(index: int, curve: Curve, *, x: Scale, y: Scale) -> Markup | None:
@@ -117,18 +179,37 @@ def _line(index: int, curve: Curve, *, x: Scale, y: Scale) -> Markup | None:
     if not known:
         return None
     marks = [
-        element(
-            "path",
-            element("title", f"{curve.name}, t{t}: {value:.3f}"),
-            d=_MARKS[index % len(_MARKS)],
-            class_="mark",
-            transform=f"translate({x(t):.1f},{y(value):.1f})",
-        )
-        for t, value in known
+        _mark(index, x(t), y(value), title=f"{curve.name}, t{t}: {value:.3f}") for t, value in known
     ]
-    points = "L".join(f"{x(t):.1f} {y(value):.1f}" for t, value in known)
-    line = element("path", d=f"M{points}", class_="line")
+    line = _path([(x(t), y(value)) for t, value in known])
     return element("g", line, marks, class_=f"p{index}", style=style_of(index))
+
+
+def _trade(index: int, trade: Trade, *, x: Scale, y: Scale) -> Markup:
+    line = _path([(x(a), y(b)) for a, b in trade.line.tolist()])
+    marks: list[Child] = []
+    for i, (expense, value) in enumerate(trade.marks.tolist()):
+        if i == trade.ring:
+            place = {"cx": f"{x(expense):.1f}", "cy": f"{y(value):.1f}"}
+            marks.append(element("circle", **place, r=9, class_="ring"))
+        title = f"{trade.name}, {expense:.2f}: {value:.3f}"
+        marks.append(_mark(index, x(expense), y(value), title=title))
+    return element("g", line, marks, class_=f"p{index}", style=style_of(index))
+
+
+def _path(places: Sequence[tuple[float, float]]) -> Markup:
+    points = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+    return element("path", d=f"M{points}", class_="line")
+
+
+def _mark(index: int, x: float, y: float, *, title: str) -> Markup:
+    return element(
+        "path",
+        element("title", title),
+        d=_MARKS[index % len(_MARKS)],
+        class_="mark",
+        transform=f"translate({x:.1f},{y:.1f})",
+    )
 
 
 def scene_map(

@@ -67,7 +67,7 @@ def _episode(index: int, episode: Replayed) -> Markup:
     gained = join(
         f"{episode.name}. From t0 to t{last} the potential changes by ",
         number(episode.gain, "+.3f"),
-        ".",
+        ". Then the policy stopped." if episode.stopped else ".",
     )
     return element(
         "article",
@@ -149,6 +149,8 @@ def _percent(share: float) -> Markup:
 
 def other_choices(replay: Replay) -> Markup:
     with_choices = [episode for episode in replay.episodes if episode.choices is not None]
+    if not with_choices:
+        return element("p", "In none of these episodes was a glimpse chosen.", class_="note")
     return join(
         element(
             "p",

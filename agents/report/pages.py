@@ -14,6 +14,7 @@ from agents.report.places import places
 from agents.report.replay import Replay
 from agents.report.results import results
 from agents.report.saved import SavedRun
+from agents.summary import stops
 
 
 def page(run: SavedRun, *, replay: Replay | None, left_out: str | None) -> str:
@@ -69,10 +70,11 @@ def _section(name: str, title: str, content: Child) -> Markup:
 
 def _lede(run: SavedRun) -> Markup:
     manifest, last = run.manifest, run.num_glimpses - 1
+    stopping = any(map(stops, run.summary["policies"].values()))
     return join(
         "A scene is looked at one glimpse at a time, and a policy chooses where. Here ",
         _count(len(run.evidence), "policy", "policies"),
-        f" had {last + 1} glimpses each, t0 to t{last}, of the same ",
+        f" had {'up to ' * stopping}{last + 1} glimpses each, t0 to t{last}, of the same ",
         _count(manifest["num_scenes"], "scene"),
         f" ({manifest['split']} split), with the backbone {manifest['backbone']['name']}.",
     )

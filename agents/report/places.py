@@ -58,6 +58,8 @@ def _place_card(run: SavedRun, index: int, name: str) -> Markup:
     shares = centre_shares(evidence.seen.viewpoints[:, int(given) :])
     row, col = (int(i) for i in np.unravel_index(shares.argmax(), shares.shape))
     most = f"most often, {shares[row, col]:.0%}, in row {row}, column {col}"
+    if not shares.any():
+        most = "no glimpse was chosen"
     label = f"{name}: centres over {ENTROPY_GRID} x {ENTROPY_GRID} cells of the scene, {most}"
     scales = run.summary["policies"][name]["scanpath"]["scales"]["share"]
     edges = [*map(_fraction, SCALE_EDGES)]
@@ -67,10 +69,12 @@ def _place_card(run: SavedRun, index: int, name: str) -> Markup:
         element(
             "tr",
             element("th", what, scope="row"),
-            element("td", bar(share), class_="of-bar"),
+            element("td", bar(share or 0), class_="of-bar"),
             element("td", number(share, ".0%")),
         )
-        for what, share in zip([*named, "full scene"], scales, strict=True)
+        for what, share in zip(
+            [*named, "full scene"], scales or [None] * len(SCALE_EDGES), strict=True
+        )
     ]
     return join(
         element("h3", curve_key(index), " ", element("span", name)),
@@ -86,11 +90,12 @@ def _place_card(run: SavedRun, index: int, name: str) -> Markup:
 
 def centre_shares(viewpoints: np.ndarray) -> np.ndarray:
     """Share of the centres of viewpoints [..., 3] in each of the cells that `viewpoint_entropy`
-    counts: float64 [grid, grid]."""
-    cells = ((viewpoints[..., :2].astype(np.float64) + 1) / 2 * ENTROPY_GRID).astype(np.int64)
-    row, col = np.moveaxis(cells.clip(0, ENTROPY_GRID - 1).reshape(-1, 2), -1, 0)
+    counts: float64 [grid, grid], zeros where no glimpse was taken."""
+    taken = viewpoints[viewpoints[..., 2] > 0]
+    cells = ((taken[:, :2].astype(np.float64) + 1) / 2 * ENTROPY_GRID).astype(np.int64)
+    row, col = np.moveaxis(cells.clip(0, ENTROPY_GRID - 1), -1, 0)
     counts = np.bincount(row * ENTROPY_GRID + col, minlength=ENTROPY_GRID**2)
-    return counts.reshape(ENTROPY_GRID, ENTROPY_GRID) / counts.sum()
+    return counts.reshape(ENTROPY_GRID, ENTROPY_GRID) / max(counts.sum(), 1)
 
 
 def _fraction(scale: float) -> str:

@@ -75,12 +75,14 @@ class Choices:
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """An episode; gain: the potential's at tT over that at t0."""
+    """An episode; gain: the potential's at tT over that at t0. stopped: whether more glimpses might
+    have been taken. choices: None where there is no map, or nothing was chosen."""
 
     scene: int
     name: str
     why: str
     gain: float
+    stopped: bool
     steps: tuple[Step, ...]
     choices: Choices | None
 
@@ -123,7 +125,11 @@ def replay(run: SavedRun, *, policy: str, count: int, progress: bool = False) ->
     benchmark = _same_benchmark(evidence)
     potential = evidence.settings["potential"]
     recorded = evidence.seen.potentials[potential].astype(np.float64)
-    picked = pick_scenes(recorded[:, -1] - recorded[:, 0], count)
+    looked = np.flatnonzero(evidence.seen.taken[:, 0])
+    if not len(looked):
+        raise CannotReplayError(f"{policy} took no glimpse of any scene")
+    gains = recorded[looked, -1] - recorded[looked, 0]
+    picked = [(int(looked[i]), why) for i, why in pick_scenes(gains, count)]
     scenes = [_same_scene(benchmark, evidence, position) for position, _ in picked]
     with_maps = _with_maps([why for _, why in picked])
     replayed, deviation = [], 0.0
@@ -137,7 +143,8 @@ def replay(run: SavedRun, *, policy: str, count: int, progress: bool = False) ->
             with_choices=i in with_maps,
         )
         replayed.append(episode)
-        deviation = max(deviation, float(np.abs(potentials - recorded[position]).max()))
+        deviations = np.abs(potentials - recorded[position, : len(potentials)])
+        deviation = max(deviation, float(deviations.max()))
     return Replay(policy=policy, potential=potential, episodes=tuple(replayed), deviation=deviation)
 
 
@@ -150,13 +157,14 @@ def _replay_one(
     why: str,
     with_choices: bool,
 ) -> tuple[Replayed, np.ndarray]:
-    """The episode at this position of the evidence, and its potential at t0 .. tT."""
+    """The episode at this position of the evidence, and its potential after each glimpse."""
     seen, potential = evidence.seen, evidence.settings["potential"]
     given = evidence.settings["policy"]["initial_glimpse"] is not None
     rollout = (starting_full if given else starting_blind)(benchmark.env.rollout)
     episode = before_choice = rollout.start([scene])
     episodes = [episode] if given else []
-    for row, col, scale in torch.from_numpy(seen.viewpoints[position, given:]):
+    taken = seen.viewpoints[position, seen.taken[position]]
+    for row, col, scale in torch.from_numpy(taken[int(given) :]):
         viewpoint = Viewpoint(centers=torch.stack((row, col))[None], scales=scale[None])
         episode = rollout.look(episode, viewpoint.to(rollout.device))
         episodes.append(episode)
@@ -171,7 +179,7 @@ def _replay_one(
         for t, after in enumerate(episodes)
     )
     choices = None
-    if with_choices:
+    if with_choices and len(taken) > given:
         choices = _choices(
             before_choice,
             episodes[int(given)],
@@ -184,6 +192,7 @@ def _replay_one(
         name=seen.names[position],
         why=why,
         gain=float(recorded[-1] - recorded[0]),
+        stopped=len(taken) < seen.num_glimpses,
         steps=tuple(steps),
         choices=choices,
     )

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from agents.anytime import CONFIDENCE
 from agents.metrics import TITLES
-from agents.report.charts import Curve, curve_key, line_chart
+from agents.report.charts import Curve, Trade, curve_key, line_chart, trade_chart
 from agents.report.markup import (
     Child,
     Markup,
@@ -21,21 +22,21 @@ from agents.report.markup import (
     text_of,
 )
 from agents.report.saved import SavedRun
-from agents.summary import BASELINE, format_share, shown_steps
+from agents.summary import BASELINE, format_share, shown_steps, stops
 
 
 def results(run: SavedRun) -> Markup:
-    metric, last = run.metric, run.num_glimpses - 1
+    last = run.num_glimpses - 1
     return join(
         _highlights(run),
-        element("h3", f"{capital(TITLES[metric])} after each glimpse"),
         _curves(run),
         element("h3", "Policies"),
         _policies(run),
         element(
             "p",
             f"Return: how much the potential {run.manifest['potential']} grew from t0 to t{last}, "
-            "mean over scenes. Intervals are of 95%, from a paired bootstrap over scenes.",
+            f"{_price(run)}mean over scenes. Intervals are of 95%, from a paired bootstrap over "
+            "scenes.",
             class_="note",
         ),
         _shares(run),
@@ -77,7 +78,45 @@ def _highlights(run: SavedRun) -> Markup:
     return element("dl", tiles, class_="tiles")
 
 
+def _price(run: SavedRun) -> str:
+    cost = run.manifest.get("glimpse_cost")
+    return f"less {cost:g} for each glimpse after t0, " if cost else ""
+
+
 def _curves(run: SavedRun) -> Markup:
+    """Over t and over what it takes, with one legend that shows and hides policies in both."""
+    legend = element(
+        "fieldset",
+        element("legend", "Shown policies"),
+        [
+            element(
+                "label",
+                element("input", type="checkbox", checked=True, class_=f"toggle q{i}"),
+                curve_key(i),
+                element("span", name),
+            )
+            for i, name in enumerate(run.evidence)
+        ],
+        class_="legend",
+    )
+    # Which curves are shown needs no script.
+    hiding = "".join(
+        f".curves:has(.q{i}:not(:checked)) .p{i}{{display:none}}" for i in range(len(run.evidence))
+    )
+    metric = capital(TITLES[run.metric])
+    return element(
+        "div",
+        element("style", Markup(hiding)),
+        legend,
+        element("h3", f"{metric} after each glimpse"),
+        _over_steps(run),
+        element("h3", f"{metric} against mean glimpses"),
+        _over_glimpses(run),
+        class_="curves",
+    )
+
+
+def _over_steps(run: SavedRun) -> Markup:
     metric, steps = TITLES[run.metric], run.num_glimpses
     curves = [
         Curve(name=name, value=found.value, low=found.low, high=found.high)
@@ -92,24 +131,6 @@ def _curves(run: SavedRun) -> Markup:
         )
         for kind, width, height in (("chart wide", 860, 400), ("chart narrow", 360, 330))
     ]
-    legend = element(
-        "fieldset",
-        element("legend", "Shown policies"),
-        [
-            element(
-                "label",
-                element("input", type="checkbox", checked=True, class_=f"toggle q{i}"),
-                curve_key(i),
-                element("span", curve.name),
-            )
-            for i, curve in enumerate(curves)
-        ],
-        class_="legend",
-    )
-    # Which curves are shown needs no script.
-    hiding = "".join(
-        f".curves:has(.q{i}:not(:checked)) .p{i}{{display:none}}" for i in range(len(curves))
-    )
     rows = [
         [
             curve.name,
@@ -127,12 +148,70 @@ def _curves(run: SavedRun) -> Markup:
     )
     return element(
         "figure",
-        element("style", Markup(hiding)),
-        legend,
         charts,
         element("figcaption", "Bands are 95% intervals over scenes."),
         folded("Values as a table", values),
-        class_="curves",
+    )
+
+
+def _over_glimpses(run: SavedRun) -> Markup:
+    """What fewer glimpses would have been worth, and where policies that stop end up."""
+    metric, policies = run.metric, run.summary["policies"]
+    gflops = run.gflops_per_glimpse
+    trades = [
+        Trade(
+            name=name,
+            marks=np.stack((row["glimpses"], row[metric]), axis=1),
+            line=np.stack((row["stop_when_sure"]["glimpses"], row["stop_when_sure"][metric]), 1),
+            ring=run.num_glimpses - 1 if stops(row) else None,
+        )
+        for name, row in policies.items()
+    ]
+    titles = (TITLES[metric], "mean glimpses", "GFLOPs a scene")
+    label = f"{capital(titles[0])} against mean glimpses; values are in the tables."
+    charts = [
+        trade_chart(
+            trades,
+            label=label,
+            titles=titles,
+            other_per_expense=gflops,
+            width=width,
+            height=height,
+            class_=kind,
+        )
+        for kind, width, height in (("chart wide", 860, 420), ("chart narrow", 360, 360))
+    ]
+    caption = (
+        "Marks: all episodes cut off after the same number of glimpses, where they had not stopped "
+        f"before. Lines: each stopped once the potential {CONFIDENCE} of its belief reached a "
+        "threshold, for low to high ones. Both follow from the same episodes."
+    )
+    if any(trade.ring is not None for trade in trades):
+        caption += " Rings: where a policy that stops by itself ends up."
+    tables = [
+        table(
+            ["threshold", "mean glimpses", "GFLOPs", TITLES[metric]],
+            [
+                [
+                    number(threshold, ".3f"),
+                    number(glimpses, ".2f"),
+                    number(glimpses * gflops, ".3g"),
+                    number(value, ".3f"),
+                ]
+                for threshold, glimpses, value in zip(
+                    *(row["stop_when_sure"][key] for key in ("thresholds", "glimpses", metric)),
+                    strict=True,
+                )
+            ],
+            caption=f"{name}, stopped once sure",
+        )
+        for name, row in policies.items()
+    ]
+    return element(
+        "figure",
+        charts,
+        element("figcaption", caption),
+        folded("Values as tables", element("div", tables, class_="tables")),
     )
 
 
@@ -141,8 +220,10 @@ def _policies(run: SavedRun) -> Markup:
     steps = shown_steps(run.num_glimpses)
     scores = summary.get("score", {})
     ranked = any("regret" in row for row in summary["policies"].values())
+    stopping = any(map(stops, summary["policies"].values()))
     head: list[Child] = ["policy", *(f"t{t}" for t in steps), f"return t0 to t{last}"]
     head.append(f"t{last} over {BASELINE}")
+    head += ["mean glimpses", "GFLOPs a scene"] * stopping
     head += ["mean rank of choices"] * ranked + ["score"] * bool(scores)
     rows = []
     for i, (name, row) in enumerate(summary["policies"].items()):
@@ -151,6 +232,10 @@ def _policies(run: SavedRun) -> Markup:
         cells.append(number(row["return_mean"], "+.3f"))
         found = summary["paired"].get(f"{name} - {BASELINE}")
         cells.append(None if found is None else _last(found, "difference"))
+        if stopping:
+            glimpses = row["glimpses"][-1]
+            gflops = glimpses * run.gflops_per_glimpse
+            cells += [number(glimpses, ".2f"), number(gflops, ".3g")]
         if ranked:
             ranks = [r for r in row.get("regret", {}).get("rank", []) if r is not None]
             cells.append(number(float(np.mean(ranks)) if ranks else None, ".1f"))

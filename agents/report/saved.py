@@ -25,6 +25,7 @@ class SavedRun:
     manifest: dict[str, Any]
     summary: dict[str, Any]
     evidence: dict[str, Evidence]
+    gflops_per_glimpse: float
 
     @property
     def metric(self) -> str:
@@ -55,6 +56,7 @@ def load_run(directory: Path) -> SavedRun:
     try:
         files = {name: policy["file"] for name, policy in manifest["policies"].items()}
         same = list(files) == list(summary["policies"])
+        gflops = float(summary["gflops_per_glimpse"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{directory} holds no run of this version ({type(error).__name__}: {error}); "
@@ -66,7 +68,9 @@ def load_run(directory: Path) -> SavedRun:
             "the same --out."
         )
     evidence = {name: load_evidence(directory / file) for name, file in files.items()}
-    return SavedRun(manifest=manifest, summary=summary, evidence=evidence)
+    return SavedRun(
+        manifest=manifest, summary=summary, evidence=evidence, gflops_per_glimpse=gflops
+    )
 
 
 def _read_json(directory: Path, name: str) -> Any:

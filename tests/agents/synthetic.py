@@ -28,7 +28,7 @@ def classified(correct: Any, *, name: str = "a", learned: bool = False, **change
 def stopped(evidence: Evidence, glimpses: Any) -> Evidence:
     """The same, as if each scene had got so many glimpses only, [N]: after them all stays."""
     seen, last = evidence.seen, np.array(glimpses)[:, None] - 1
-    where = np.minimum(np.arange(seen.num_glimpses), last)
+    where = np.minimum(np.arange(seen.num_glimpses), last).clip(0)
 
     def held(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows = np.arange(seen.num_scenes)[:, None]

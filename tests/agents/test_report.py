@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from synthetic import classified, segmented
+from synthetic import classified, segmented, stopped
 
 from agents.__main__ import main
 from agents.evaluate import Benchmark, evaluate, make_benchmark, save_results
 from agents.evidence import Evidence, evidence_path, save_evidence
 from agents.policies import make_policies
 from agents.report import write_report
-from agents.report.charts import Curve, line_chart
+from agents.report.charts import Curve, Trade, line_chart, trade_chart
 from agents.report.markup import Markup, element, interval, join, number, text_of
 from agents.report.places import centre_shares
 from agents.report.replay import Replay, pick_scenes, replay
@@ -296,10 +296,83 @@ def test_places_and_scanpaths(tmp_path: Path) -> None:
         assert len(card.find("rect")) == 64
 
 
+def test_values_against_mean_glimpses(tmp_path: Path) -> None:
+    stopping = stopped(LEARNED, [2] * 3 + [1] * 9)
+    directory = save(tmp_path, stopping, RANDOM)
+    summary = json.loads((directory / "summary.json").read_text())
+    page = report(directory)
+    assert "2 policies had up to 2 glimpses each" in page.find("header")[0].text
+    head, *rows = table(page, "Accuracy of each policy")
+    assert [cell.text for cell in head[-2:]] == ["mean glimpses", "GFLOPs a scene"]
+    assert [cell.numbers for row in rows for cell in row[-2:]] == [[1.25], [0.0025], [2], [0.004]]
+
+    figure = section(page, "results").find("figure")[1]
+    for name, row in summary["policies"].items():
+        found = row["stop_when_sure"]
+        _, *rows = table(figure, f"{name}, stopped once sure")
+        threshold, glimpses, gflops, accuracy = zip(
+            *([cell.numbers[0] for cell in row] for row in rows), strict=True
+        )
+        assert list(threshold) == found["thresholds"] and list(glimpses) == found["glimpses"]
+        assert list(accuracy) == found["accuracy"]
+        assert list(gflops) == pytest.approx([0.002 * g for g in glimpses])
+    for chart in figure.find("svg", role="img"):
+        assert len(chart.find("circle", class_="ring")) == 1  # of the one that stops
+        titles = [title.text for title in chart.find("title")]
+        last = summary["policies"]["runs/mine"]["accuracy"][-1]
+        assert f"runs/mine, 1.25: {last:.3f}" in titles and len(titles) == 4
+    assert "Rings: where a policy that stops" in figure.find("figcaption")[0].text
+    without = report(save(tmp_path / "without", RANDOM))
+    assert "Rings" not in section(without, "results").text
+    assert not without.find("circle", class_="ring")
+
+
+def test_two_axes_say_the_same() -> None:
+    points = np.array([[1.0, 0.2], [2.5, 0.9], [5.0, 0.6]])
+    trade = Trade(name="a", marks=points, line=points[:2], ring=1)
+    drawn = read(
+        trade_chart(
+            [trade],
+            label="l",
+            titles=("accuracy", "mean glimpses", "GFLOPs"),
+            other_per_expense=13.8,
+            width=860,
+            height=400,
+            class_="c",
+        )
+    )
+    texts = drawn.find("text", text_anchor="middle")
+    ticks = {(t.attributes["x"], t.attributes["y"]): t.text for t in texts if "x" in t.attributes}
+    below = {x: float(text) for (x, y), text in ticks.items() if y == "378.0"}
+    above = {
+        x: float(text) for (x, y), text in ticks.items() if float(y) < 60 and text[0].isdigit()
+    }
+    assert set(below.values()) >= {1, 2, 3, 4, 5} and below.keys() == above.keys()
+    assert all(above[x] == pytest.approx(13.8 * value, rel=5e-3) for x, value in below.items())
+    places = [m.attributes["transform"] for m in drawn.find("path", class_="mark")]
+    columns = [float(re.findall(r"[-\d.]+", place)[0]) for place in places]
+    at = {value: float(x) for x, value in below.items()}
+    assert columns == pytest.approx([at[1], (at[2] + at[3]) / 2, at[5]], abs=0.1)
+    (ring,) = drawn.find("circle")
+    assert float(ring.attributes["cx"]) == columns[1]
+
+
 def test_centres_are_counted_row_downwards() -> None:
     shares = centre_shares(np.array([[[0.9, -0.9, 0.1], [0.9, -0.9, 0.1], [-1, 1, 0.1]]]))
     assert shares[7, 0] == pytest.approx(2 / 3) and shares[0, 7] == pytest.approx(1 / 3)
     assert shares.sum() == pytest.approx(1)
+
+
+def test_only_glimpses_that_were_taken_are_places(tmp_path: Path) -> None:
+    seen = np.array([[[0.9, -0.9, 0.1], [0, 0, 0]]])
+    assert centre_shares(seen)[7, 0] == 1
+    at_once = stopped(RANDOM, [1] * 12)
+    page = section(report(save(tmp_path, at_once)), "places")
+    (card,) = page.find("li", class_="card")
+    assert "Centres: no glimpse was chosen." in card.text
+    assert card.find("table", class_="bars")[0].numbers == []
+    _, row = table(page, "Measures of scanpaths, means over episodes")
+    assert row[1].numbers == [0] and [cell.text for cell in row[2:]] == ["–"] * 4
 
 
 def test_the_first_trained_policy_is_shown(tmp_path: Path) -> None:
@@ -549,6 +622,37 @@ def test_episodes_are_those_of_the_evidence(named: Played, policy: str, given: b
                 assert step.reward == pytest.approx(potential[t] - potential[t - 1], abs=1e-5)
 
 
+def test_a_stopped_episode_ends_where_it_stopped(named: Played, tmp_path: Path) -> None:
+    whole = named.evidence["full_then_random"]
+    directory = save(tmp_path / "some", stopped(whole, [3, 1, 2, 1, 3]))
+    found = replay(load_run(directory), policy="full_then_random", count=5)
+    assert found.deviation < 1e-4
+    steps = {episode.scene: len(episode.steps) for episode in found.episodes}
+    assert steps == {0: 3, 1: 1, 2: 2, 3: 1, 4: 3}
+    for episode in found.episodes:
+        assert episode.stopped == (len(episode.steps) < 3)
+        potential = whole.seen.potentials["log_prob"][episode.scene, : len(episode.steps)]
+        assert episode.gain == pytest.approx(potential[-1] - potential[0], abs=1e-5)
+        assert episode.choices is None or len(episode.steps) > 1
+    page = check_page(write_report(directory).path)
+    texts = [article.text for article in page.find("article")]
+    assert sum("Then the policy stopped." in text for text in texts) == 3
+
+    at_once = save(tmp_path / "none", stopped(whole, [1] * 5))
+    page = check_page(write_report(at_once).path)
+    assert "In none of these episodes was a glimpse chosen." in section(page, "choices").text
+
+
+def test_episodes_without_a_glimpse_are_left_out(named: Played, tmp_path: Path) -> None:
+    blind = named.evidence["random"]
+    directory = save(tmp_path / "some", stopped(blind, [0, 2, 0, 0, 1]))
+    found = replay(load_run(directory), policy="random", count=5)
+    assert sorted(episode.scene for episode in found.episodes) == [1, 4]
+    without_episodes(
+        save(tmp_path / "none", stopped(blind, [0] * 5)), "random took no glimpse of any scene"
+    )
+
+
 def test_masks_are_shared_out(labelled: Played) -> None:
     found = replay_of(labelled, "entropy_coarse_to_fine", count=1)
     (episode,) = found.episodes
@@ -718,6 +822,10 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     del summary["policies"]["runs/mine"]
     (directory / "summary.json").write_text(json.dumps(summary))
     assert "are of different runs" in refused(str(directory))
+    summary["policies"] = {name: {} for name in ("runs/mine", "full_then_random")}
+    del summary["gflops_per_glimpse"]
+    (directory / "summary.json").write_text(json.dumps(summary))
+    assert "holds no run of this version (KeyError: 'gflops" in refused(str(directory))
     (directory / "manifest.json").write_text("{}")
     assert "holds no run of this version" in refused(str(directory))
     (directory / "manifest.json").write_text("no JSON")
@@ -845,8 +953,9 @@ def test_nothing_sticks_out_on_a_phone(
                 "return [document.documentElement.scrollWidth, window.innerWidth]"
             )
             assert found == [width, width]
-        (narrow,), (wide,) = css(driver, ".chart.narrow"), css(driver, ".chart.wide")
-        assert narrow.is_displayed() and not wide.is_displayed()
+        narrow, wide = css(driver, ".chart.narrow"), css(driver, ".chart.wide")
+        assert len(narrow) == len(wide) == 2
+        assert all(c.is_displayed() for c in narrow) and not any(c.is_displayed() for c in wide)
 
 
 @pytest.mark.browser
