@@ -45,6 +45,7 @@ def summarize(
         **{key: first.settings[key] for key in ("env", "backbone", "split")},
         "num_scenes": first.seen.num_scenes,
         "budget": first.settings["budget"],
+        "glimpse_cost": first.settings.get("glimpse_cost", 0.0),
         "gflops_per_glimpse": first.settings["flops_per_glimpse"] / 1e9,
         "policies": {name: _row(e) for name, e in evidence.items()},
         "paired": {
@@ -113,7 +114,7 @@ def _row(evidence: Evidence) -> dict[str, Any]:
         for name, values in seen.potentials.items()
     }
     taken = glimpses_after(seen)
-    price = settings.get("glimpse_cost", 0.0) * (taken[:, -1] - taken[:, 0])
+    price = settings.get("glimpse_cost", 0.0) * (taken[:, -1] - taken[:, 0])  # t0 is free
     row["return_mean"] = float((potential[:, -1] - potential[:, 0] - price).mean())
     row["glimpses"] = taken.mean(axis=0).tolist()
     metric, tally = next(iter(metrics.items()))
@@ -181,9 +182,11 @@ def format_table(summary: Mapping[str, Any]) -> str:
     width = max(len("policy"), *(len(name) for name in policies))
     ranked = any("regret" in row for row in policies.values())
     stopping = any(map(stops, policies.values()))
+    cost = summary.get("glimpse_cost")
+    price = f"; the return is less {cost:g} for each after t0" if cost else ""
     lines = [
         f"{summary['env']}, {summary['split']} split, {summary['num_scenes']} scenes, "
-        f"backbone {summary['backbone']['name']}: {TITLES[metric]} after each glimpse",
+        f"backbone {summary['backbone']['name']}: {TITLES[metric]} after each glimpse" + price,
         "",
         f"{'policy':{width}}  "
         + "  ".join(f"{f't{t}':>5}" for t in shown)

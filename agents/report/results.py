@@ -79,7 +79,7 @@ def _highlights(run: SavedRun) -> Markup:
 
 
 def _price(run: SavedRun) -> str:
-    cost = run.manifest.get("glimpse_cost")
+    cost = run.summary["glimpse_cost"]
     return f"less {cost:g} for each glimpse after t0, " if cost else ""
 
 

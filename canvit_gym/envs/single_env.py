@@ -13,7 +13,7 @@ from canvit_gym.envs.vector_env import CanViTVectorEnv
 
 
 class CanViTEnv(gym.Env[Any, Any]):
-    """Look at a scene `budget` times; be rewarded by how much better the task is solved.
+    """Look at a scene up to `budget` times; be rewarded by how much better the task is solved.
 
     Keyword arguments are CanViTVectorEnv's. `reset(seed=s)` fixes scene order and content;
     `reset(options={"scene": index})` plays one chosen scene.

@@ -160,7 +160,10 @@ def test_glimpses_and_what_they_cost() -> None:
 def test_glimpses_are_taken_from_the_return_at_their_price() -> None:
     priced = replace(LONG, settings=LONG.settings | {"glimpse_cost": 0.125})
     free = summarize({"a": LONG})["policies"]["a"]["return_mean"]
-    assert summarize({"a": priced})["policies"]["a"]["return_mean"] == free - 0.375
+    summary = summarize({"a": priced})
+    assert summary["policies"]["a"]["return_mean"] == free - 0.375
+    head = format_table(summary).splitlines()[0]
+    assert head.endswith("after each glimpse; the return is less 0.125 for each after t0")
     at_once = summarize({"a": stopped(priced, [1, 1, 1, 1])})["policies"]["a"]
     assert at_once["return_mean"] == 0 and at_once["scanpath"]["coverage"] == 0
     json.dumps(at_once, allow_nan=False)
