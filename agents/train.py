@@ -17,15 +17,13 @@ import numpy as np
 import yaml
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from tqdm import tqdm
 
-from agents.gains import learn_gains
-from agents.imitation import imitate
 from agents.networks import CellPolicy, GaussianPolicy
+from agents.rewards import ClipReward, DatasetIoUReward
+from agents.warm_start import warm_start
 from canvit_gym.envs.actions import ListedActions
-from canvit_gym.sb3 import CanViTVecEnv, make_sb3_env
+from canvit_gym.sb3 import make_sb3_env
 
 _SAVE_EVERY_UPDATES = 20
 
@@ -42,21 +40,6 @@ def load_hyperparameters(env_id: str) -> dict[str, Any]:
             f"agents/hyperparameters/{env_id}.yaml."
         )
     return yaml.safe_load(path.read_text())
-
-
-class ClipReward(VecEnvWrapper):
-    """Limits what the learner sees of a step's reward; episode statistics stay unclipped."""
-
-    def __init__(self, venv: CanViTVecEnv, *, limit: float) -> None:
-        super().__init__(venv)
-        self.limit = limit
-
-    def reset(self) -> Any:
-        return self.venv.reset()
-
-    def step_wait(self) -> VecEnvStepReturn:
-        observations, rewards, dones, infos = self.venv.step_wait()
-        return observations, rewards.clip(-self.limit, self.limit), dones, infos
 
 
 class SaveAndReport(BaseCallback):
@@ -156,7 +139,8 @@ def train(
                 f"{out} was trained with another {' and '.join(different)}; repeat its settings "
                 "to resume it, or choose another --out."
             )
-    learner_env = ClipReward(env, limit=settings["reward_clip"])
+    paying = DatasetIoUReward(env) if settings.get("dataset_iou_reward") else env
+    learner_env = ClipReward(paying, limit=settings["reward_clip"])
     device = kwargs.get("device", "cpu")
     if resume and (out / "policy.zip").exists():
         model = PPO.load(out / "policy.zip", env=learner_env, device=device)
@@ -177,12 +161,9 @@ def train(
             device=device,
             **ppo,
         )
-        if isinstance(model.policy, CellPolicy):
-            for name, warm_start in (("imitation", imitate), ("gains", learn_gains)):
-                if settings.get(name, {}).get("glimpses"):
-                    env.seed(seed)
-                    warm_start(model, env, seed=seed, **settings[name])
-                    save_policy(model, out=out, record=record)
+        if isinstance(model.policy, CellPolicy) and settings.get("warm_start", {}).get("glimpses"):
+            warm_start(model, env.envs, seed=seed, **settings["warm_start"])
+            save_policy(model, out=out, record=record)
     # A resumed run draws scenes that its first part did not.
     env.seed(seed * 1_000_003 + model.num_timesteps)
     remaining = total - model.num_timesteps

@@ -103,6 +103,14 @@ class Segmentation:
         log_prob = belief.log_softmax(dim=1)
         return -(log_prob.exp() * log_prob).sum(dim=1)
 
+    def likelihood_map(self, belief: Tensor, targets: Tensor, *, class_weights: Tensor) -> Tensor:
+        """Probability of each pixel's class, times that class' weight (float32 [classes]): float32
+        [B, S, S], 0 where pixels are ignored."""
+        labelled = targets != IGNORE
+        labels = targets.long().masked_fill(~labelled, 0)
+        weights = class_weights.to(belief.device)[labels] * labelled
+        return weights * _at_label(_enlarged(belief, size_px=self.label_size_px), labels).exp()
+
     def _mask(self, scene: Scene) -> np.ndarray:
         if scene.mask is None:
             raise ValueError(
@@ -119,13 +127,10 @@ def _compare(belief: Tensor, targets: Tensor, *, size_px: int) -> tuple[Tensor, 
     """Of logits [B, C, G, G] and masks [B, S, S]: the sum of log p(class) over labelled pixels
     [B], and intersections and unions int64 [B, C]."""
     count, num_classes = belief.shape[:2]
-    logits = belief
-    if belief.shape[-1] != size_px:
-        logits = F.interpolate(belief, size=(size_px, size_px), mode="bilinear")
+    logits = _enlarged(belief, size_px=size_px)
     labelled = targets != IGNORE
     labels = targets.long().masked_fill(~labelled, 0)
-    at_label = logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(dim=1)
-    log_likelihood = (at_label * labelled).sum(dim=(1, 2))
+    log_likelihood = (_at_label(logits, labels) * labelled).sum(dim=(1, 2))
 
     predictions = logits.argmax(dim=1)
     scene = torch.arange(count, device=belief.device)[:, None, None] * num_classes
@@ -137,3 +142,14 @@ def _compare(belief: Tensor, targets: Tensor, *, size_px: int) -> tuple[Tensor, 
     intersection = areas(labels, labelled & (predictions == labels))
     union = areas(labels, labelled) + areas(predictions, labelled) - intersection
     return log_likelihood, intersection, union
+
+
+def _enlarged(belief: Tensor, *, size_px: int) -> Tensor:
+    if belief.shape[-1] == size_px:
+        return belief
+    return F.interpolate(belief, size=(size_px, size_px), mode="bilinear")
+
+
+def _at_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probability of each pixel's label: [B, C, S, S] and int64 [B, S, S] -> [B, S, S]."""
+    return logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(dim=1)

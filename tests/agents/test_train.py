@@ -22,7 +22,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_hyperparameters(ENV)
     settings |= {"timesteps": 32, "num_envs": 4, "policy": {"channels": 8}}
     settings["ppo"] |= {"n_steps": 4, "batch_size": 16, "n_epochs": 1}
-    settings["imitation"] |= {"glimpses": 16, "batch_size": 8}
+    settings["warm_start"] |= {"glimpses": 16, "batch_size": 8}
     monkeypatch.setattr(agents.train, "load_hyperparameters", lambda env_id: settings)
 
 

@@ -1,0 +1,156 @@
+"""What a warm start learns of places: where the target is, or what a look would gain where.
+
+Both say what each listed crop would gain at each of some places, which is what `agents.planning`
+plans by, and both learn from every glimpse: the first from where the targets of generated scenes
+are, the second from masks, so from what each glimpse did for every cell that it showed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from agents.networks import coverage
+from agents.policies.target import target_box
+from canvit_gym.envs.actions import ListedActions
+from canvit_gym.envs.rollout import Episode
+from canvit_gym.geometry import grid_centers
+from canvit_gym.tasks.segmentation import Segmentation
+
+# Shares of the target's box. On 512 train scenes of CanViT-Emoji-v0, glimpses at scale 0.25 that
+# showed 20 to 40 % of it gained a tenth of what those gained that showed all of it, and those that
+# showed 60 to 80 % nine tenths.
+_NOTHING, _ENOUGH = 0.3, 0.7
+
+_FINER = 2
+"""Places a side of a cell where targets may be."""
+
+
+class PlaceMap(Protocol):
+    """A head on a feature map, what it says of places, and what it learns from.
+
+    head: reads features [B, channels, grid, grid]. ranks: float32 [A, P], as in `agents.planning`.
+    """
+
+    head: nn.Conv2d
+    ranks: Tensor
+
+    def values(self, features: Tensor) -> Tensor:
+        """What each action would gain at each place: float32 [B, A, P]."""
+        ...
+
+    def lesson(self, before: Episode, actions: Tensor, after: Episode) -> dict[str, Tensor]:
+        """What is learned from B glimpses, actions int64 [B]: tensors [B, ...] by name, `weight`
+        float32 [B] among them: how much the states before matter."""
+        ...
+
+    def loss(self, features: Tensor, lesson: dict[str, Tensor]) -> Tensor: ...
+
+
+class TargetMap:
+    """Where the target is: one distribution over a grid twice as fine as the canvas.
+
+    `scale_values`: how often a glimpse names the target that it shows, at each of the action
+    space's scales, in its order.
+    """
+
+    def __init__(
+        self, *, actions: ListedActions, channels: int, grid_size: int,
+        scale_values: Sequence[float], target_size: float,
+    ) -> None:  # fmt: skip
+        self.head = nn.Conv2d(channels, _FINER**2, 1)
+        self.side = _FINER * grid_size
+        places = grid_centers(self.side)
+        boxes = torch.cat((places - target_size / 2, places + target_size / 2), dim=1).clamp(-1, 1)
+        viewpoints = actions.viewpoints
+        crops = torch.cat((viewpoints.centers, viewpoints.scales[:, None]), dim=1)
+        worth = torch.tensor(scale_values)[_scale_indices(actions)]
+        self.ranks = worth[:, None] * shown_enough(crops, boxes)
+
+    def values(self, features: Tensor) -> Tensor:
+        return self._logits(features).softmax(dim=1)[:, None] * self.ranks
+
+    def lesson(self, before: Episode, actions: Tensor, after: Episode) -> dict[str, Tensor]:
+        """Raises ValueError for scenes that do not say where their target is."""
+        boxes = torch.stack([target_box(scene) for scene in before.scenes])
+        middle = (boxes[:, :2] + boxes[:, 2:]) / 2
+        row, col = ((middle + 1) / 2 * self.side).long().clamp(0, self.side - 1).unbind(dim=1)
+        # Once the target is named there is nothing left to look for.
+        return {"place": row * self.side + col, "weight": 1 - before.potentials["prob"].cpu()}
+
+    def loss(self, features: Tensor, lesson: dict[str, Tensor]) -> Tensor:
+        each = F.cross_entropy(self._logits(features), lesson["place"], reduction="none")
+        return (each * lesson["weight"]).sum() / lesson["weight"].sum().clamp(min=1e-6)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.head(features), _FINER).flatten(1)
+
+
+class GainMap:
+    """What a look at each cell would gain there, at each scale: in probability of the right class,
+    weighted such that every class has the same share of the mean over cells.
+
+    So plans serve the mean IoU of a dataset, in which rare classes count as much as frequent ones.
+    """
+
+    def __init__(
+        self, *, task: Segmentation, actions: ListedActions, channels: int, grid_size: int
+    ) -> None:
+        self.head = nn.Conv2d(channels, len(actions.scales), 1)
+        self.task, self.grid_size = task, grid_size
+        viewpoints = actions.viewpoints
+        taken = torch.ones(viewpoints.batch_size, 1)
+        crops = torch.cat((viewpoints.centers, viewpoints.scales[:, None], taken), dim=1)
+        shown = coverage(crops[:, None], grid_size=grid_size).flatten(1)
+        self.shown = shown * (shown >= 0.5)
+        self.ranks = (self.shown > 0) / viewpoints.scales[:, None]
+        self.scale_indices = _scale_indices(actions)
+        self.class_pixels = torch.ones(len(task.class_names))
+
+    def values(self, features: Tensor) -> Tensor:
+        gains = self.head(features).flatten(2)  # [B, scales, P]
+        return gains[:, self.scale_indices] * self.shown / self.shown.shape[1]
+
+    def lesson(self, before: Episode, actions: Tensor, after: Episode) -> dict[str, Tensor]:
+        labels = before.targets.cpu().flatten().long()
+        num_classes = len(self.class_pixels)
+        self.class_pixels += torch.bincount(labels[labels < num_classes], minlength=num_classes)
+        weights = self.class_pixels.sum() / (num_classes * self.class_pixels)
+        gained = self._likelihood(after, weights) - self._likelihood(before, weights)
+        return {
+            "gained": gained.cpu(),
+            "scale": self.scale_indices[actions],
+            "shown": (self.shown[actions] > 0).float(),
+            "weight": torch.ones(len(actions)),
+        }
+
+    def loss(self, features: Tensor, lesson: dict[str, Tensor]) -> Tensor:
+        rows = torch.arange(len(features), device=features.device)
+        predicted = self.head(features).flatten(2)[rows, lesson["scale"]]
+        errors = (predicted - lesson["gained"]).square() * lesson["shown"]
+        return errors.sum() / lesson["shown"].sum().clamp(min=1)
+
+    def _likelihood(self, episode: Episode, weights: Tensor) -> Tensor:
+        """Weighted probability of the right class in each cell: float32 [B, P]."""
+        pixels = self.task.likelihood_map(episode.belief, episode.targets, class_weights=weights)
+        return F.adaptive_avg_pool2d(pixels[:, None], self.grid_size).flatten(1)
+
+
+def shown_enough(crops: Tensor, boxes: Tensor) -> Tensor:
+    """How well crops [A, 3], (row, col, scale), show boxes [P, 4], (top, left, bottom, right), all
+    in the scene frame: float32 [A, P], 0 where they show too little, 1 where they show enough."""
+    centers, scales = crops[:, None, :2], crops[:, None, 2:]
+    low, high = boxes[:, :2], boxes[:, 2:]
+    edges = torch.minimum(high, centers + scales) - torch.maximum(low, centers - scales)
+    share = (edges.clamp(min=0) / (high - low)).prod(dim=-1)
+    return ((share - _NOTHING) / (_ENOUGH - _NOTHING)).clamp(0, 1)
+
+
+def _scale_indices(actions: ListedActions) -> Tensor:
+    """Which of the scales each action has: int64 [A]."""
+    scales = [round(scale, 4) for scale in actions.viewpoints.scales.tolist()]
+    return torch.tensor([actions.scales.index(scale) for scale in scales])

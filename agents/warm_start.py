@@ -1,0 +1,182 @@
+"""A warm start for cell policies: learn a map of places, plan by it, imitate the plans.
+
+PPO alone learns slowly where to look, because a glimpse says little about the places not chosen,
+and it settles for what no change of a single glimpse improves. So before PPO the policy's features
+also learn a map of places (`agents.maps`), from every glimpse and for many places at once. By that
+map the best set of as many glimpses as are left is planned (`agents.planning`), and the policy
+imitates it: it prefers actions by what a plan is worth with them. States come from the policy's own
+episodes (DAgger: Ross et al., 2011), from plans and from chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from torch import Tensor
+from tqdm import tqdm
+
+from agents.maps import GainMap, PlaceMap, TargetMap
+from agents.memory import Memory
+from agents.networks import NEVER, CanvasFeatures, CellPolicy
+from agents.planning import worth_in_plan
+from canvit_gym.envs.actions import ListedActions
+from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym.errors import require_choice
+from canvit_gym.scenes.prefetch import SceneQueue
+from canvit_gym.tasks.segmentation import Segmentation
+
+MapKind = Literal["target", "gain"]
+
+_AT_ONCE = 0.3
+"""What an action's own gain counts beside its plan's: of a plan's crops the best comes first."""
+
+
+def warm_start(
+    model: PPO,
+    env: CanViTVectorEnv,
+    *,
+    map: MapKind,
+    glimpses: int,
+    temperature: float,
+    learning_rate: float,
+    batch_size: int,
+    updates_per_step: int,
+    memory_steps: int,
+    seed: int,
+    scale_values: Sequence[float] = (),
+    target_size: float = 0.0,
+) -> None:
+    """Train the policy of `model`, a CellPolicy, in place, on this many glimpses of env's scenes.
+
+    map: "target" for scenes that know where their target is, with `scale_values` and the side of a
+    typical target in scene units (`agents.maps.TargetMap`); "gain" for segmentation. temperature:
+    how much more a plan must be worth for an action to be e times as probable. When to stop is not
+    taught. Raises ValueError for another action space, another task, or scenes without targets.
+    """
+    actions, policy = env.actions, model.policy
+    if not isinstance(actions, ListedActions) or not isinstance(policy, CellPolicy):
+        raise ValueError("The warm start needs action='cell', whose actions can be listed.")
+    places = _make_map(
+        map, env, actions, policy, scale_values=scale_values, target_size=target_size
+    )
+    optimizer = torch.optim.Adam([*policy.parameters(), *places.head.parameters()])
+    rng = np.random.default_rng(seed)
+    queue = SceneQueue(env.scenes, threads=1)
+    for row in range(env.num_envs):
+        queue.restart(row, np.random.default_rng([seed, row]))
+    memory = Memory(steps=memory_steps)
+    rollout, smooth = env.rollout, 0.0
+    with tqdm(total=glimpses, unit="glimpse", desc="warm start") as progress:
+        while progress.n < glimpses:
+            after = rollout.start([scene for _, scene in queue.take(range(env.num_envs))])
+            for left in range(rollout.budget, 0, -1):
+                before = after
+                # Cloned, because what is made in inference mode can not be learned from.
+                observed = {k: v.clone() for k, v in env.observations.observe(before).items()}
+                logits, wanted = _plan(policy, places, observed, left=left, temperature=temperature)
+                chosen = _explore(logits, wanted, rng=rng)
+                after = rollout.look(before, actions.viewpoints[chosen.cpu()].to(before.device))
+                lesson = places.lesson(before, chosen, after)
+                memory.add(wanted=wanted, **lesson, **observed)
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate * max(0.0, 1 - progress.n / glimpses)
+                policy.set_training_mode(True)
+                for _ in range(updates_per_step):
+                    loss = _loss(policy, places, memory.draw(batch_size, rng=rng))
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                value = float(loss.detach())
+                smooth = 0.98 * smooth + 0.02 * value if progress.n else value
+                progress.update(env.num_envs)
+                progress.set_postfix(loss=f"{smooth:.3f}")
+    queue.close()
+
+
+def _make_map(
+    kind: MapKind,
+    env: CanViTVectorEnv,
+    actions: ListedActions,
+    policy: CellPolicy,
+    *,
+    scale_values: Sequence[float],
+    target_size: float,
+) -> PlaceMap:
+    require_choice("map", kind, ("target", "gain"))
+    extractor, task = policy.features_extractor, env.rollout.task
+    assert isinstance(extractor, CanvasFeatures)
+    size = {"channels": extractor.channels, "grid_size": extractor.grid_size}
+    if kind == "target":
+        if len(scale_values) != len(actions.scales):
+            raise ValueError(
+                f"{len(scale_values)} scale_values were given for the scales {actions.scales}; "
+                "give how often a glimpse names what it shows, for each of them."
+            )
+        return TargetMap(
+            actions=actions, scale_values=scale_values, target_size=target_size, **size
+        )
+    if not isinstance(task, Segmentation):
+        raise ValueError(
+            "map is 'gain', which needs masks to learn from; use it with segmentation, or leave "
+            "warm_start out of the hyperparameters."
+        )
+    return GainMap(task=task, actions=actions, **size)
+
+
+def _features(policy: CellPolicy, observed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Feature maps [B, channels, grid, grid], and logits of the places [B, A]."""
+    extractor = policy.features_extractor
+    assert isinstance(extractor, CanvasFeatures)
+    features = policy.extract_features(observed)
+    assert isinstance(features, Tensor)
+    maps = features.unflatten(1, (-1, extractor.grid_size, extractor.grid_size))
+    logits = policy.mlp_extractor.forward_actor(features)
+    places = extractor.num_scales * extractor.grid_size**2
+    return maps[:, : extractor.channels], logits[:, :places]
+
+
+@torch.no_grad()
+def _plan(
+    policy: CellPolicy,
+    places: PlaceMap,
+    observed: dict[str, Tensor],
+    *,
+    left: int,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """The policy's logits and the probabilities that plans want, both [B, A]."""
+    policy.set_training_mode(False)
+    features, logits = _features(policy, observed)
+    values = places.values(features)
+    worth = worth_in_plan(values, places.ranks, num_glimpses=left)
+    worth = (worth + _AT_ONCE * values.sum(dim=2)) / temperature
+    return logits, worth.masked_fill(logits <= NEVER, -torch.inf).softmax(dim=1)
+
+
+def _explore(logits: Tensor, wanted: Tensor, *, rng: np.random.Generator) -> Tensor:
+    """Half of the actions are the policy's (half of them its best), a quarter the plans', a quarter
+    anything: int64 [B]."""
+    kind = torch.from_numpy(rng.integers(8, size=len(logits)))
+    # Drawn from a distribution by adding Gumbel noise to its logarithm.
+    noise = torch.from_numpy(rng.gumbel(size=tuple(logits.shape))).to(logits)
+    sampled = (logits + noise).argmax(dim=1)
+    planned = (wanted.log() + noise).argmax(dim=1)
+    chosen = torch.where(kind < 2, logits.argmax(dim=1), sampled)
+    chosen = torch.where((kind == 4) | (kind == 5), planned, chosen)
+    return torch.where(kind >= 6, noise.argmax(dim=1), chosen)
+
+
+def _loss(policy: CellPolicy, places: PlaceMap, batch: dict[str, Tensor]) -> Tensor:
+    """What the map has to learn, and cross-entropy with what plans want."""
+    batch = {key: value.to(policy.device) for key, value in batch.items()}
+    wanted, weight, space = batch["wanted"], batch["weight"], policy.observation_space
+    assert isinstance(space, spaces.Dict)
+    features, logits = _features(policy, {key: batch[key] for key in space.spaces})
+    each = -(wanted * logits.log_softmax(dim=1).clamp(min=NEVER)).sum(dim=1)
+    imitated = (each * weight).sum() / weight.sum().clamp(min=1e-6)
+    return places.loss(features, batch) + imitated

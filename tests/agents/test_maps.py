@@ -1,0 +1,115 @@
+"""What is learned of places: where targets are, and what a look gains at each cell."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from agents.maps import GainMap, TargetMap, shown_enough
+from canvit_gym.envs.actions import ListedActions, cell_actions
+from canvit_gym.sb3 import make_sb3_env
+from canvit_gym.scenes.base import IGNORE
+
+SCALES = (0.25, 0.5)
+ACTIONS = cell_actions(grid_size=8, scales=SCALES)
+
+
+def target_map() -> TargetMap:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return TargetMap(
+            actions=ACTIONS, channels=4, grid_size=8, scale_values=(1.0, 0.8), target_size=0.25
+        )
+
+
+def test_crops_that_show_most_of_a_box_show_enough_of_it() -> None:
+    box = torch.tensor([[-0.1, -0.1, 0.1, 0.1]])
+    crops = torch.tensor([
+        [0.0, 0.0, 0.25],  # all of it
+        [0.29, 0.0, 0.25],  # 30 % of its rows
+        [0.25, 0.0, 0.25],  # half of its rows
+        [0.25, 0.25, 0.25],  # a quarter
+        [0.8, 0.8, 0.2],  # nothing
+    ])  # fmt: skip
+    torch.testing.assert_close(
+        shown_enough(crops, box)[:, 0], torch.tensor([1.0, 0, 0.5, 0, 0]), rtol=0, atol=1e-5
+    )
+
+
+def test_a_certain_target_is_worth_what_its_scale_names() -> None:
+    places = target_map()
+    features = torch.zeros(1, 4, 8, 8)
+    features[0, 0, 2, 1] = 1
+    with torch.no_grad():  # a head that is sure of the place at row 5, column 2 of 16 x 16
+        places.head.weight.zero_()
+        places.head.weight[2, 0] = 50
+        values = places.values(features).sum(dim=2)[0]
+    best = values.reshape(2, 8, 8)[0].argmax()
+    assert divmod(int(best), 8) == (2, 1)
+    # At the coarser scale as many crops that show it are worth 0.8 of that.
+    assert values[64:].max() == pytest.approx(0.8 * float(values[:64].max()), abs=0.05)
+
+
+def test_the_target_map_learns_where_the_target_is() -> None:
+    env = make_sb3_env("CanViT-Emoji-v0", num_envs=4, action="cell", cell_scales=SCALES).envs
+    env.reset(seed=0)
+    before, places = env.episode, target_map()
+    lesson = places.lesson(before, torch.zeros(4, dtype=torch.int64), before)
+    for place, scene in zip(lesson["place"].tolist(), before.scenes, strict=True):
+        row, col = divmod(place, 16)  # places of 8 px
+        box = scene.target
+        assert box is not None
+        assert row == int((box.top + box.bottom) / 2 // 8)
+        assert col == int((box.left + box.right) / 2 // 8)
+    torch.testing.assert_close(lesson["weight"], 1 - before.potentials["prob"])
+    features = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    optimizer = torch.optim.Adam(places.head.parameters(), lr=0.1)
+    first = float(places.loss(features, lesson).detach())
+    for _ in range(50):
+        optimizer.zero_grad()
+        places.loss(features, lesson).backward()
+        optimizer.step()
+    assert float(places.loss(features, lesson).detach()) < 0.7 * first
+
+
+def test_scenes_without_a_target_are_refused_by_name() -> None:
+    env = make_sb3_env("CanViT-Emoji-v0", num_envs=1, action="cell", cell_scales=SCALES).envs
+    env.reset(seed=0)
+    blind = dataclasses.replace(env.episode.scenes[0], target=None, name="photo.jpeg")
+    episode = dataclasses.replace(env.episode, scenes=(blind,))
+    with pytest.raises(ValueError, match="photo.jpeg"):
+        target_map().lesson(episode, torch.zeros(1, dtype=torch.int64), episode)
+
+
+def test_the_gain_map_learns_what_a_look_did_for_each_cell_that_it_showed() -> None:
+    env = make_sb3_env("CanViT-EmojiSeg-v0", num_envs=6, action="cell", cell_scales=SCALES).envs
+    assert isinstance(env.actions, ListedActions)
+    env.reset(seed=0)
+    places = GainMap(task=env.rollout.task, actions=env.actions, channels=4, grid_size=8)
+    before = env.episode
+    chosen = torch.tensor([9, 20, 64, 80, 100, 127])
+    after = env.rollout.look(before, env.actions.viewpoint(chosen))
+    lesson = places.lesson(before, chosen, after)
+
+    labels = before.targets.long()
+    counts = 1 + torch.bincount(labels.flatten(), minlength=47).float()
+    weights = counts.sum() / (47 * counts)
+    at_label = [e.belief.softmax(dim=1).gather(1, labels[:, None])[:, 0] for e in (before, after)]
+    expected = (weights[labels] * (at_label[1] - at_label[0])).flatten(1)
+    torch.testing.assert_close(lesson["gained"], expected, rtol=1e-4, atol=1e-4)
+    assert lesson["scale"].tolist() == [0, 0, 1, 1, 1, 1]
+    # A crop of scale 0.25 that is clipped to the corner at action 64 + 0 shows 4 x 4 cells.
+    assert lesson["shown"][2].reshape(8, 8).nonzero().amax(dim=0).tolist() == [3, 3]
+    assert lesson["shown"][2].sum() == 16
+
+
+def test_ignored_pixels_gain_nothing() -> None:
+    env = make_sb3_env("CanViT-EmojiSeg-v0", num_envs=1, action="cell").envs
+    env.reset(seed=0)
+    task, belief = env.rollout.task, env.episode.belief
+    targets = env.episode.targets.clone()
+    targets[0, 3, 4] = IGNORE
+    found = task.likelihood_map(belief, targets, class_weights=torch.full((47,), 2.0))
+    assert found[0, 3, 4] == 0 and (found > 0).sum() == 63 and found.max() <= 2

@@ -1,0 +1,101 @@
+"""The warm start: afterwards the policy looks where something is to be gained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3 import PPO
+
+from agents.networks import CellPolicy, GaussianPolicy
+from agents.warm_start import warm_start
+from canvit_gym.sb3 import CanViTVecEnv, make_sb3_env
+
+SCALES = (0.25, 0.5)
+SETTINGS: dict[str, Any] = {
+    "temperature": 0.01,
+    "learning_rate": 5e-3,
+    "batch_size": 64,
+    "updates_per_step": 2,
+    "memory_steps": 20,
+    "seed": 0,
+}
+TARGET: dict[str, Any] = {
+    "map": "target", "scale_values": (1.0, 0.8), "target_size": 0.25, **SETTINGS,
+}  # fmt: skip
+
+
+def make_model(env_id: str, *, num_envs: int = 16, **kwargs: Any) -> tuple[CanViTVecEnv, PPO]:
+    settings = {"action": "cell", "cell_scales": SCALES, **kwargs}
+    env = make_sb3_env(env_id, num_envs=num_envs, **settings)
+    env.seed(0)
+    cells = settings["action"] == "cell"
+    model = PPO(
+        CellPolicy if cells else GaussianPolicy,
+        env,
+        n_steps=2,
+        batch_size=32,
+        policy_kwargs={"channels": 16, **({"cell_scales": SCALES} if cells else {})},
+        seed=0,
+        device="cpu",
+    )
+    return env, model
+
+
+def gain_of_one_look(env: CanViTVecEnv, model: PPO, *, potential: str) -> float:
+    """Of the policy's best first looks over those of chance."""
+    observation = env.reset()
+    actions, _ = model.predict(observation, deterministic=True)
+    anywhere = torch.randint(
+        env.action_space.n, (env.num_envs,), generator=torch.Generator().manual_seed(0)
+    )
+    rollout, listed = env.envs.rollout, env.envs.actions
+    chosen, random = (
+        rollout.look(env.envs.episode, listed.viewpoint(a)).potentials[potential].mean()
+        for a in (actions, anywhere)
+    )
+    return float(chosen - random)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("env_id", "settings", "potential"),
+    [
+        ("CanViT-Emoji-v0", TARGET, "prob"),
+        ("CanViT-EmojiSeg-v0", {"map": "gain", **SETTINGS}, "mean_iou"),
+    ],
+)
+def test_looks_gain_more_than_by_chance(
+    env_id: str, settings: dict[str, Any], potential: str
+) -> None:
+    env, model = make_model(env_id, num_envs=64)
+    warm_start(model, env.envs, glimpses=64 * 4 * 12, **settings)
+    assert gain_of_one_look(env, model, potential=potential) > 0.02
+
+
+def test_nothing_is_said_about_stopping() -> None:
+    env, model = make_model("CanViT-Emoji-v0", num_envs=4, stop_action=True)
+    policy = model.policy
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    warm_start(model, env.envs, glimpses=4 * 8, **TARGET)
+    changed = {name for name, value in policy.state_dict().items() if (value != before[name]).any()}
+    assert {"mlp_extractor.logits.weight", "features_extractor.embed.weight"} <= changed
+    assert not changed & {"mlp_extractor.stop.weight", "mlp_extractor.stop.bias"}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "changes", "complaint"),
+    [
+        ("CanViT-Emoji-v0", {"action": "box"}, {}, "action='cell'"),
+        ("CanViT-Emoji-v0", {}, {"map": "gain"}, "needs masks"),
+        ("CanViT-Emoji-v0", {}, {"map": "treasure"}, "treasure"),
+        ("CanViT-Emoji-v0", {}, {"scale_values": (1.0,)}, "1 scale_values"),
+    ],
+)
+def test_what_can_not_be_learned_is_refused_at_once(
+    env_id: str, kwargs: dict[str, Any], changes: dict[str, Any], complaint: str
+) -> None:
+    env, model = make_model(env_id, num_envs=2, **kwargs)
+    with pytest.raises(ValueError, match=complaint):
+        warm_start(model, env.envs, glimpses=8, **{**TARGET, **changes})
