@@ -46,10 +46,10 @@ def test_a_certain_target_is_worth_what_its_scale_names() -> None:
         places.head.weight.zero_()
         places.head.weight[2, 0] = 50
         values = places.values(features).sum(dim=2)[0]
-    best = values.reshape(2, 8, 8)[0].argmax()
-    assert divmod(int(best), 8) == (2, 1)
-    # At the coarser scale as many crops that show it are worth 0.8 of that.
-    assert values[64:].max() == pytest.approx(0.8 * float(values[:64].max()), abs=0.05)
+    fine, coarse = values.reshape(2, 8, 8)
+    assert fine[2, 1] == pytest.approx(1, abs=1e-4)  # this crop shows the place, and few others do
+    assert (fine > 0.5).sum() <= 6 and fine[5:].max() < 1e-4
+    assert coarse[2, 1] == pytest.approx(0.8, abs=1e-4) == coarse.max()
 
 
 def test_the_target_map_learns_where_the_target_is() -> None:
