@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents.networks import coverage
+from agents.policies.quadtree import quadtree, was_visited
 from agents.policies.target import target_box
+from agents.rewards import IoUTally
 from canvit_gym.envs.actions import ListedActions
 from canvit_gym.envs.rollout import Episode
 from canvit_gym.geometry import grid_centers
+from canvit_gym.scenes.base import IGNORE
 from canvit_gym.tasks.segmentation import Segmentation
 
 # Shares of the target's box. On 512 train scenes of CanViT-Emoji-v0, glimpses at scale 0.25 that
@@ -34,10 +38,12 @@ class PlaceMap(Protocol):
     """A head on a feature map, what it says of places, and what it learns from.
 
     head: reads features [B, channels, grid, grid]. ranks: float32 [A, P], as in `agents.planning`.
+    planned: bool [A], the actions that plans of several glimpses are made of.
     """
 
     head: nn.Conv2d
     ranks: Tensor
+    planned: Tensor
 
     def values(self, features: Tensor) -> Tensor:
         """What each action would gain at each place: float32 [B, A, P]."""
@@ -70,6 +76,7 @@ class TargetMap:
         crops = torch.cat((viewpoints.centers, viewpoints.scales[:, None]), dim=1)
         worth = torch.tensor(scale_values)[_scale_indices(actions)]
         self.ranks = worth[:, None] * shown_enough(crops, boxes)
+        self.planned = torch.ones(len(crops), dtype=torch.bool)
 
     def values(self, features: Tensor) -> Tensor:
         return self._logits(features).softmax(dim=1)[:, None] * self.ranks
@@ -91,10 +98,12 @@ class TargetMap:
 
 
 class GainMap:
-    """What a look at each cell would gain there, at each scale: in probability of the right class,
-    weighted such that every class has the same share of the mean over cells.
+    """What a look at each cell would gain there, at each scale, in the mean IoU of the dataset (see
+    `agents.rewards.IoUTally`).
 
-    So plans serve the mean IoU of a dataset, in which rare classes count as much as frequent ones.
+    Plans are tiles, quarters of the scene that leave no gaps: sets of crops that overlap promise
+    more than they keep, because the best of many noisy estimates is too good to be true. With the
+    last glimpse nothing has to fit beside it, and every place and scale is considered.
     """
 
     def __init__(
@@ -108,19 +117,25 @@ class GainMap:
         shown = coverage(crops[:, None], grid_size=grid_size).flatten(1)
         self.shown = shown * (shown >= 0.5)
         self.ranks = (self.shown > 0) / viewpoints.scales[:, None]
+        tiles, levels = quadtree(min_tiles=5)
+        self.planned = was_visited(crops[:, :3], history=tiles[None, levels == 1])[0]
+        if not self.planned.any():
+            raise ValueError(
+                f"None of the scales {actions.scales} is 0.5, of which plans are made; add it to "
+                "cell_scales."
+            )
         self.scale_indices = _scale_indices(actions)
-        self.class_pixels = torch.ones(len(task.class_names))
+        self.tally = IoUTally(len(task.class_names))
 
     def values(self, features: Tensor) -> Tensor:
         gains = self.head(features).flatten(2)  # [B, scales, P]
         return gains[:, self.scale_indices] * self.shown / self.shown.shape[1]
 
     def lesson(self, before: Episode, actions: Tensor, after: Episode) -> dict[str, Tensor]:
-        labels = before.targets.cpu().flatten().long()
-        num_classes = len(self.class_pixels)
-        self.class_pixels += torch.bincount(labels[labels < num_classes], minlength=num_classes)
-        weights = self.class_pixels.sum() / (num_classes * self.class_pixels)
-        gained = self._likelihood(after, weights) - self._likelihood(before, weights)
+        if bool((after.glimpses == after.history.shape[1]).all()):  # the episodes have ended
+            areas = [after.outcome[name].cpu().numpy() for name in ("intersection", "union")]
+            self.tally.add(np.stack(areas).astype(np.float64))
+        gained = self._worth(after) - self._worth(before)
         return {
             "gained": gained.cpu(),
             "scale": self.scale_indices[actions],
@@ -134,10 +149,18 @@ class GainMap:
         errors = (predicted - lesson["gained"]).square() * lesson["shown"]
         return errors.sum() / lesson["shown"].sum().clamp(min=1)
 
-    def _likelihood(self, episode: Episode, weights: Tensor) -> Tensor:
-        """Weighted probability of the right class in each cell: float32 [B, P]."""
-        pixels = self.task.likelihood_map(episode.belief, episode.targets, class_weights=weights)
-        return F.adaptive_avg_pool2d(pixels[:, None], self.grid_size).flatten(1)
+    def _worth(self, episode: Episode) -> Tensor:
+        """What each cell adds to the metric, times the number of cells: float32 [B, P]."""
+        of_intersection, of_union = torch.from_numpy(self.tally.worth).to(
+            episode.device, torch.float32
+        )
+        predicted, labelled = self.task.prediction(episode.belief), episode.targets != IGNORE
+        labels = episode.targets.long().masked_fill(~labelled, 0)
+        right = of_intersection[labels] + of_union[labels]
+        wrong = of_union[labels] + of_union[predicted]
+        worth = torch.where(predicted == labels, right, wrong) * labelled
+        pixels = worth[0].numel()
+        return pixels * F.adaptive_avg_pool2d(worth[:, None], self.grid_size).flatten(1)
 
 
 def shown_enough(crops: Tensor, boxes: Tensor) -> Tensor:

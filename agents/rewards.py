@@ -28,21 +28,49 @@ class ClipReward(VecEnvWrapper):
         return observations, rewards.clip(-self.limit, self.limit), dones, infos
 
 
-class DatasetIoUReward(VecEnvWrapper):
-    """Pays what a glimpse adds to the mean IoU of the whole dataset, to first order.
+class IoUTally:
+    """Intersections and unions of the classes in the scenes seen last, and what changes of them do
+    to the IoU of a dataset of such scenes.
 
     A dataset's IoU is the ratio of sums over all its scenes, averaged over classes, so a pixel of a
     rare class counts for more than one of a frequent class; a scene's own IoU knows nothing of
-    that. With I and U the intersection and union of a class, per scene, at the end of the last
-    thousands of episodes, a step pays the mean over classes of (dI - I / U dU) / U. So the sums
-    over episodes have the mean by which the metric grew.
+    that. With I and U the intersection and union of a class per scene, a change by dI and dU in one
+    scene adds, to first order, the mean over classes of (dI - I / U dU) / U.
     """
+
+    def __init__(self, num_classes: int) -> None:
+        self._areas = np.zeros((2, num_classes))
+        self._scenes = 0.0
+
+    def add(self, areas: np.ndarray) -> None:
+        """Intersections and unions [2, scenes, classes] at the end of episodes."""
+        self._areas = _MEMORY * self._areas + areas.sum(axis=1)
+        self._scenes = _MEMORY * self._scenes + areas.shape[1]
+
+    @property
+    def worth(self) -> np.ndarray:
+        """What a pixel more of a class' intersection and of its union adds: float64 [2, classes];
+        0 for classes that nobody has seen."""
+        intersection, union = self._areas
+        known = union > 0
+        area = np.where(known, union, 1)
+        per_union = known * self._scenes / (max(known.sum(), 1) * area)
+        return np.stack([per_union, -intersection / area * per_union])
+
+    def gain(self, change: np.ndarray) -> np.ndarray:
+        """Of changes [2, rows, classes]: float64 [rows]."""
+        return np.einsum("arc,ac->r", change, self.worth)
+
+
+class DatasetIoUReward(VecEnvWrapper):
+    """Pays what a glimpse adds to the mean IoU of the whole dataset (see `IoUTally`), so that the
+    sums over episodes have the mean by which the metric grew. Pays nothing before the first
+    episodes have ended."""
 
     def __init__(self, venv: CanViTVecEnv) -> None:
         super().__init__(venv)
         self.canvit_env = venv
-        self._tallies: np.ndarray | None = None  # intersection and union, [2, classes]
-        self._scenes = 0.0
+        self.tally = IoUTally(len(venv.envs.rollout.task.class_names))
 
     def reset(self) -> Any:
         observation = self.venv.reset()
@@ -55,24 +83,10 @@ class DatasetIoUReward(VecEnvWrapper):
         after = begun.copy()
         if dones.any():
             after[:, dones] = _areas(self.canvit_env.infos["final_info"])[:, dones]
-            kept = 0.0 if self._tallies is None else _MEMORY
-            ended = after[:, dones].sum(axis=1)
-            self._tallies = ended if self._tallies is None else kept * self._tallies + ended
-            self._scenes = kept * self._scenes + dones.sum()
-        rewards = self._gain(after - self._before)
+            self.tally.add(after[:, dones])
+        rewards = self.tally.gain(after - self._before)
         self._before = begun
         return observations, rewards.astype(np.float32), dones, infos
-
-    def _gain(self, change: np.ndarray) -> np.ndarray:
-        """Of changes [2, rows, classes]: float64 [rows]."""
-        if self._tallies is None:  # no episode has ended yet
-            return np.zeros(change.shape[1])
-        intersection, union = self._tallies
-        known = union > 0
-        share = intersection[known] / union[known]
-        per_scene = union[known] / self._scenes
-        gained = (change[0][:, known] - share * change[1][:, known]) / per_scene
-        return gained.sum(axis=1) / max(known.sum(), 1)
 
 
 def _areas(infos: dict[str, Any]) -> np.ndarray:

@@ -79,7 +79,7 @@ def warm_start(
                 # Cloned, because what is made in inference mode can not be learned from.
                 observed = {k: v.clone() for k, v in env.observations.observe(before).items()}
                 logits, wanted = _plan(policy, places, observed, left=left, temperature=temperature)
-                chosen = _explore(logits, wanted, rng=rng)
+                chosen = _explore(logits, wanted, is_last=left == 1, rng=rng)
                 after = rollout.look(before, actions.viewpoints[chosen.cpu()].to(before.device))
                 lesson = places.lesson(before, chosen, after)
                 memory.add(wanted=wanted, **lesson, **observed)
@@ -153,22 +153,24 @@ def _plan(
     policy.set_training_mode(False)
     features, logits = _features(policy, observed)
     values = places.values(features)
-    worth = worth_in_plan(values, places.ranks, num_glimpses=left)
-    worth = (worth + _AT_ONCE * values.sum(dim=2)) / temperature
+    among = places.planned if left > 1 else torch.ones_like(places.planned)
+    planned = worth_in_plan(values[:, among], places.ranks[among], num_glimpses=left)
+    worth = torch.full_like(logits, -torch.inf)
+    worth[:, among] = (planned + _AT_ONCE * values[:, among].sum(dim=2)) / temperature
     return logits, worth.masked_fill(logits <= NEVER, -torch.inf).softmax(dim=1)
 
 
-def _explore(logits: Tensor, wanted: Tensor, *, rng: np.random.Generator) -> Tensor:
-    """Half of the actions are the policy's (half of them its best), a quarter the plans', a quarter
-    anything: int64 [B]."""
+def _explore(logits: Tensor, wanted: Tensor, *, is_last: bool, rng: np.random.Generator) -> Tensor:
+    """Half of the actions are the policy's (half of them its best), the others the plans' or, one
+    in eight, anything; half of all with the last glimpse, after which nothing comes: int64 [B]."""
     kind = torch.from_numpy(rng.integers(8, size=len(logits)))
     # Drawn from a distribution by adding Gumbel noise to its logarithm.
     noise = torch.from_numpy(rng.gumbel(size=tuple(logits.shape))).to(logits)
     sampled = (logits + noise).argmax(dim=1)
     planned = (wanted.log() + noise).argmax(dim=1)
     chosen = torch.where(kind < 2, logits.argmax(dim=1), sampled)
-    chosen = torch.where((kind == 4) | (kind == 5), planned, chosen)
-    return torch.where(kind >= 6, noise.argmax(dim=1), chosen)
+    chosen = torch.where(kind >= 4, planned, chosen)
+    return torch.where(kind >= (4 if is_last else 7), noise.argmax(dim=1), chosen)
 
 
 def _loss(policy: CellPolicy, places: PlaceMap, batch: dict[str, Tensor]) -> Tensor:

@@ -103,13 +103,9 @@ class Segmentation:
         log_prob = belief.log_softmax(dim=1)
         return -(log_prob.exp() * log_prob).sum(dim=1)
 
-    def likelihood_map(self, belief: Tensor, targets: Tensor, *, class_weights: Tensor) -> Tensor:
-        """Probability of each pixel's class, times that class' weight (float32 [classes]): float32
-        [B, S, S], 0 where pixels are ignored."""
-        labelled = targets != IGNORE
-        labels = targets.long().masked_fill(~labelled, 0)
-        weights = class_weights.to(belief.device)[labels] * labelled
-        return weights * _at_label(_enlarged(belief, size_px=self.label_size_px), labels).exp()
+    def prediction(self, belief: Tensor) -> Tensor:
+        """The most probable class of each pixel, as masks have them: int64 [B, S, S]."""
+        return _enlarged(belief, size_px=self.label_size_px).argmax(dim=1)
 
     def _mask(self, scene: Scene) -> np.ndarray:
         if scene.mask is None:
@@ -130,7 +126,8 @@ def _compare(belief: Tensor, targets: Tensor, *, size_px: int) -> tuple[Tensor, 
     logits = _enlarged(belief, size_px=size_px)
     labelled = targets != IGNORE
     labels = targets.long().masked_fill(~labelled, 0)
-    log_likelihood = (_at_label(logits, labels) * labelled).sum(dim=(1, 2))
+    at_label = logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(dim=1)
+    log_likelihood = (at_label * labelled).sum(dim=(1, 2))
 
     predictions = logits.argmax(dim=1)
     scene = torch.arange(count, device=belief.device)[:, None, None] * num_classes
@@ -148,8 +145,3 @@ def _enlarged(belief: Tensor, *, size_px: int) -> Tensor:
     if belief.shape[-1] == size_px:
         return belief
     return F.interpolate(belief, size=(size_px, size_px), mode="bilinear")
-
-
-def _at_label(logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probability of each pixel's label: [B, C, S, S] and int64 [B, S, S] -> [B, S, S]."""
-    return logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(dim=1)
