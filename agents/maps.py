@@ -150,15 +150,17 @@ class GainMap:
         return errors.sum() / lesson["shown"].sum().clamp(min=1)
 
     def _worth(self, episode: Episode) -> Tensor:
-        """What each cell adds to the metric, times the number of cells: float32 [B, P]."""
+        """What each cell adds to the metric, times the number of cells: float32 [B, P]; expected
+        under the belief, which says more than the class that it finds most probable."""
         of_intersection, of_union = torch.from_numpy(self.tally.worth).to(
             episode.device, torch.float32
         )
-        predicted, labelled = self.task.prediction(episode.belief), episode.targets != IGNORE
+        probs, labelled = self.task.probabilities(episode.belief), episode.targets != IGNORE
         labels = episode.targets.long().masked_fill(~labelled, 0)
-        right = of_intersection[labels] + of_union[labels]
-        wrong = of_union[labels] + of_union[predicted]
-        worth = torch.where(predicted == labels, right, wrong) * labelled
+        at_label = probs.gather(1, labels[:, None])[:, 0]
+        called = torch.einsum("bcij,c->bij", probs, of_union)  # each call adds to its class' union
+        worth = called + at_label * (of_intersection - of_union)[labels] + of_union[labels]
+        worth = worth * labelled
         pixels = worth[0].numel()
         return pixels * F.adaptive_avg_pool2d(worth[:, None], self.grid_size).flatten(1)
 

@@ -35,6 +35,11 @@ MapKind = Literal["target", "gain"]
 _AT_ONCE = 0.3
 """What an action's own gain counts beside its plan's: of a plan's crops the best comes first."""
 
+_LEAVING = 1.3
+"""How much more a last glimpse must promise than those that plans are made of: the best of many
+noisy estimates is too good to be true. Measured on 2,000 train scenes of CanViT-EmojiSeg-v0: mean
+IoU 0.568 without this, 0.572 with it, 0.570 where plans are never left."""
+
 
 def warm_start(
     model: PPO,
@@ -153,11 +158,15 @@ def _plan(
     policy.set_training_mode(False)
     features, logits = _features(policy, observed)
     values = places.values(features)
-    among = places.planned if left > 1 else torch.ones_like(places.planned)
-    planned = worth_in_plan(values[:, among], places.ranks[among], num_glimpses=left)
-    worth = torch.full_like(logits, -torch.inf)
-    worth[:, among] = (planned + _AT_ONCE * values[:, among].sum(dim=2)) / temperature
-    return logits, worth.masked_fill(logits <= NEVER, -torch.inf).softmax(dim=1)
+    at_once = values.sum(dim=2)
+    if left > 1:
+        among = places.planned
+        worth = torch.full_like(logits, -torch.inf)
+        worth[:, among] = worth_in_plan(values[:, among], places.ranks[among], num_glimpses=left)
+        worth += _AT_ONCE * at_once
+    else:
+        worth = at_once.where(places.planned, at_once / _LEAVING)
+    return logits, (worth / temperature).masked_fill(logits <= NEVER, -torch.inf).softmax(dim=1)
 
 
 def _explore(logits: Tensor, wanted: Tensor, *, is_last: bool, rng: np.random.Generator) -> Tensor:

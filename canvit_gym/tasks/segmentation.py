@@ -103,9 +103,9 @@ class Segmentation:
         log_prob = belief.log_softmax(dim=1)
         return -(log_prob.exp() * log_prob).sum(dim=1)
 
-    def prediction(self, belief: Tensor) -> Tensor:
-        """The most probable class of each pixel, as masks have them: int64 [B, S, S]."""
-        return _enlarged(belief, size_px=self.label_size_px).argmax(dim=1)
+    def probabilities(self, belief: Tensor) -> Tensor:
+        """Of the classes of each pixel, as masks have them: float32 [B, classes, S, S]."""
+        return _enlarged(belief, size_px=self.label_size_px).softmax(dim=1)
 
     def _mask(self, scene: Scene) -> np.ndarray:
         if scene.mask is None:
