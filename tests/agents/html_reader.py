@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-VOID = {"br", "img", "input", "meta"}
+VOID = {"br", "img", "input", "link", "meta"}
 
 
 @dataclass
