@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from agents.evaluate import Benchmark, make_benchmark
@@ -20,6 +21,8 @@ _SAME = 1e-6  # a scale that was rounded on its way here is still the smallest o
 
 Place = tuple[float, float, float]
 """(row, col, scale) of a viewpoint."""
+
+Advice = Place | Literal["stop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,7 @@ class Game:
     """A scene as far as it was looked at; a value.
 
     index: of the scene. episodes: of one scene each, before the first choice and after every one.
-    others: once no glimpse is left, what the rivals made of the scene.
+    others: once it is over, what the rivals made of the scene.
     """
 
     index: int
@@ -62,6 +65,11 @@ class Playground:
     def rollout(self) -> Rollout:
         return self.benchmark.env.rollout
 
+    @property
+    def may_stop(self) -> bool:
+        """Whether a game may be ended with glimpses left, as episodes of the environment may."""
+        return self.benchmark.env.actions.stop_action
+
     def start(self, index: int) -> Game:
         """A game in the scene of this index."""
         scene = self.benchmark.env.scenes[index]
@@ -71,13 +79,9 @@ class Playground:
         """The game after one more glimpse.
 
         Raises ValueError unless `place` is (row, col, scale) of a viewpoint inside the scene that a
-        policy could choose too, and where no glimpse is left.
+        policy could choose too, and where the game is over.
         """
-        if self.is_over(game):
-            raise ValueError(
-                f"All {self.rollout.budget} glimpses are taken; begin a new scene, or the same one "
-                "again."
-            )
+        self._require_going(game)
         if len(place) != 3 or not all(type(v) in (int, float) and -1 <= v <= 1 for v in place):
             raise ValueError(
                 "A viewpoint is [row, col, scale], three numbers from -1 to 1; give it like that."
@@ -92,24 +96,50 @@ class Playground:
             centers=torch.tensor([[row, col]], dtype=torch.float32),
             scales=torch.tensor([scale], dtype=torch.float32),
         )
-        after = self.rollout.look(game.now, viewpoint.to(self.rollout.device))
-        game = replace(game, episodes=(*game.episodes, after))
-        return replace(game, others=self._play_rivals(game.index)) if self.is_over(game) else game
+        return self._after(game, self.rollout.look(game.now, viewpoint.to(self.rollout.device)))
+
+    def stop(self, game: Game) -> Game:
+        """The game, ended with what is known; raises ValueError where it may not be, or is over."""
+        if not self.may_stop:
+            raise ValueError(
+                "Episodes of this environment use all of their glimpses; start with --env-kwargs "
+                "stop_action=true to stop before."
+            )
+        self._require_going(game)
+        everyone = torch.ones(1, dtype=torch.bool, device=self.rollout.device)
+        return self._after(game, self.rollout.stop(game.now, everyone))
 
     def is_over(self, game: Game) -> bool:
         return bool(self.rollout.finished(game.now).all())
 
-    def advise(self, game: Game) -> Place:
-        """Where the advisor would look next; raises ValueError where there is none to ask."""
+    def rewards(self, game: Game) -> list[float]:
+        """What the environment would have paid for each choice so far."""
+        env = self.benchmark.env
+        potentials = [float(episode.potentials[env.reward][0]) for episode in game.episodes]
+        looks = [int(episode.looks[0]) for episode in game.episodes]
+        gained, taken = np.diff(potentials), np.diff(looks)
+        return (gained - env.glimpse_cost * taken).tolist()
+
+    def advise(self, game: Game) -> Advice:
+        """What the advisor would do next; raises ValueError where there is none to ask."""
         if self.advisor is None:
             raise ValueError("No policy was given that could be asked; start with --policy.")
-        if self.is_over(game):
-            raise ValueError("No glimpse is left to give advice on; begin a new scene.")
+        self._require_going(game)
         generator = torch.Generator().manual_seed(self.seed)
         with torch.inference_mode():
-            viewpoint = self.rivals[self.advisor](game.now, [generator])
-        row, col = viewpoint.centers[0].tolist()
-        return row, col, float(viewpoint.scales[0])
+            choice = self.rivals[self.advisor].choose(game.now, [generator])
+        if bool(choice.stop[0]):
+            return "stop"
+        row, col = choice.viewpoint.centers[0].tolist()
+        return row, col, float(choice.viewpoint.scales[0])
+
+    def _require_going(self, game: Game) -> None:
+        if self.is_over(game):
+            raise ValueError("This game is over; begin a new scene, or the same one again.")
+
+    def _after(self, game: Game, episode: Episode) -> Game:
+        game = replace(game, episodes=(*game.episodes, episode))
+        return replace(game, others=self._play_rivals(game.index)) if self.is_over(game) else game
 
     def _play_rivals(self, index: int) -> tuple[Played, ...]:
         """Their episodes in a scene: those that `evaluate` judges with the same seed."""

@@ -39,6 +39,11 @@ function describe([row, col, scale]) {
   return `row ${signed(row)}, column ${signed(col)}, scale ${scale.toFixed(2)}`;
 }
 
+function adviceOf(advice) {
+  if (advice === null) return "";
+  return ` The policy would ${advice === "stop" ? "stop here" : `look at ${describe(advice)}`}.`;
+}
+
 // -- drawing ---------------------------------------------------------------------------------------
 
 function shape(name, attributes, text) {
@@ -68,7 +73,7 @@ function draw() {
   if (!state) return;
   const [taken, kind] = others ? [others, "other"] : [state.viewpoints, "you"];
   taken.forEach((v, i) => box(v, i < taken.length - 1 ? `${kind} earlier` : kind, i));
-  if (state.advice) box(state.advice, "advice", "policy");
+  if (Array.isArray(state.advice)) box(state.advice, "advice", "policy");
   if (!state.over) box(place(), "aim");
 }
 
@@ -107,9 +112,9 @@ async function show(said) {
   });
   at("left").replaceChildren(`${state.left} of ${state.budget} glimpses left `, ...pips);
   at("advise").hidden = state.advisor === null;
-  for (const id of ["look", "advise"]) at(id).setAttribute("aria-disabled", String(state.over));
-  const advice = state.advice ? ` The policy would look at ${describe(state.advice)}.` : "";
-  at("status").textContent = state.status + advice;
+  at("stop").hidden = !state.may_stop;
+  for (const id of ["look", "stop", "advise"]) at(id).setAttribute("aria-disabled", String(state.over));
+  at("status").textContent = state.status + adviceOf(state.advice);
 }
 
 async function ask(action, request = {}) {
@@ -192,6 +197,7 @@ for (const [id, sign] of [["wider", -1], ["closer", 1]]) {
   );
 }
 at("look").addEventListener("click", look);
+at("stop").addEventListener("click", () => state && !state.over && ask("stop"));
 at("new").addEventListener("click", () => ask("new"));
 at("again").addEventListener("click", () => ask("again"));
 at("advise").addEventListener("click", () => state && !state.over && ask("advise"));

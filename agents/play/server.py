@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from gymnasium.utils import seeding
 
-from agents.play.game import Game, Place, Playground
+from agents.play.game import Advice, Game, Playground
 from agents.play.views import view
 from agents.web.parts import page_style, read_asset
 
@@ -58,7 +58,7 @@ class _Session:
     order: np.random.Generator
     game: Game
     with_truth: bool = False
-    advice: Place | None = None
+    advice: Advice | None = None
 
 
 class PlayServer(ThreadingHTTPServer):
@@ -138,6 +138,8 @@ class PlayServer(ThreadingHTTPServer):
                 if not isinstance(place, list):
                     raise ValueError("The viewpoint is missing; give it as [row, col, scale].")
                 session.game = self.playground.look(session.game, place)
+            case "stop":
+                session.game = self.playground.stop(session.game)
             case "advise":
                 session.advice = self.playground.advise(session.game)
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agents.play.game import Game, Place, Played, Playground, played_by
+from agents.play.game import Advice, Game, Played, Playground, played_by
 from agents.play.seen import seen_so_far
 from agents.web.markup import Child, Markup, data_uri, element, join, number, table, text_of
 from agents.web.parts import beliefs_table, panel_figure
@@ -12,7 +12,7 @@ from agents.web.steps import describe_belief, draw_panels
 
 
 def view(
-    game: Game, *, playground: Playground, with_truth: bool, advice: Place | None
+    game: Game, *, playground: Playground, with_truth: bool, advice: Advice | None
 ) -> dict[str, Any]:
     """JSON values. Before the last glimpse, and unless `with_truth`, none of them depends on what
     the scene really shows."""
@@ -32,6 +32,7 @@ def view(
         "budget": rollout.budget,
         "left": rollout.budget - int(episode.looks[0]),
         "over": over,
+        "may_stop": playground.may_stop,
         "min_scale": rollout.glimpse.min_scale,
         "advisor": playground.advisor,
         "advice": advice,
@@ -59,6 +60,8 @@ def _left(game: Game, playground: Playground) -> str:
     left = playground.rollout.budget - int(game.now.looks[0])
     if left == 0:
         return "That was the last glimpse."
+    if playground.is_over(game):
+        return f"You stopped with {left} of {playground.rollout.budget} glimpses left."
     return f"{left} {'glimpse is' if left == 1 else 'glimpses are'} left."
 
 
@@ -68,26 +71,26 @@ def _hidden() -> Markup:
 
 def _rewards(game: Game, playground: Playground) -> Markup:
     """What each glimpse was worth: the rewards of the environment."""
-    name = playground.benchmark.env.reward
+    name, cost = playground.benchmark.env.reward, playground.benchmark.env.glimpse_cost
     potentials = [float(episode.potentials[name][0]) for episode in game.episodes]
+    rewards = playground.rewards(game)
     viewpoints = played_by("you", game.now).viewpoints
     given = len(viewpoints) - int(game.now.looks[0])
     rows: list[list[Child]] = []
     for t, (row, col, scale) in enumerate(viewpoints):
         i = t + 1 - given  # among the episodes, the first of which stands before any choice
         place = f"{text_of(row, '+.2f')}, {text_of(col, '+.2f')}, {scale:.2f}"
-        reward = potentials[i] - potentials[i - 1] if i else None
         rows.append(
             [
                 f"t{t}",
                 place if i else "full scene",
                 number(potentials[i], ".3f"),
-                number(reward, "+.3f"),
+                number(rewards[i - 1] if i else None, "+.3f"),
             ]
         )
-    total = number(potentials[-1] - potentials[0], "+.3f")
-    rows.append(["sum", None, None, element("strong", total)])
-    caption = f"The potential {name} after each glimpse; its growth is the reward"
+    rows.append(["sum", None, None, element("strong", number(sum(rewards), "+.3f"))])
+    price = f", less {cost:g} a glimpse," if cost else ""
+    caption = f"The potential {name} after each glimpse; its growth{price} is the reward"
     return table(["", "row, col, scale", name, "reward"], rows, caption=caption)
 
 
@@ -98,7 +101,9 @@ def _result(game: Game, playground: Playground) -> Markup:
     head = ["", "mean IoU" if task.decodes_canvas else "CanViT says"]
     if says_more := potential != task.headline:
         head.append(potential)
-    rows = []
+    if playground.may_stop:
+        head.append("glimpses")
+    rows: list[list[Child]] = []
     for i, played in enumerate((played_by("you", game.now), *game.others)):
         name = element(
             "button",
@@ -107,11 +112,13 @@ def _result(game: Game, playground: Playground) -> Markup:
             aria_pressed="true" if i == 0 else "false",
             data_glimpses=[list(place) for place in played.viewpoints],
         )
-        row = [name, _outcome(played, playground)]
+        row: list[Child] = [name, _outcome(played, playground)]
         if says_more:
             row.append(number(float(played.episode.potentials[potential][0]), ".3f"))
+        if playground.may_stop:
+            row.append(str(len(played.viewpoints)))
         rows.append(row)
-    caption = "The same scene with as many glimpses, one try each; press a name to see where"
+    caption = "The same scene by the same rules, one try each; press a name to see where"
     return table(head, rows, caption=caption)
 
 

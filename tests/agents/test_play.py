@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -28,9 +28,10 @@ from agents.play import PlayServer, make_playground
 from agents.play.game import Game, Playground, played_by
 from agents.play.seen import seen_so_far
 from agents.play.views import view
+from agents.policies import Policy
 from agents.report.saved import load_run
 from canvit_gym.envs.actions import BoxActions
-from canvit_gym.envs.rollout import Rollout
+from canvit_gym.envs.rollout import Choice, Episode, Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import Viewpoint
 from canvit_gym.model.identity import identify
@@ -150,10 +151,11 @@ def test_looking_is_the_environments_own_step(
     env_id: str, env_kwargs: dict[str, dict[str, Any]], open_page: Callable[[Playground], Page]
 ) -> None:
     split = "all" if env_id == "CanViT-IN1k-v0" else "test"
-    playground = make_playground(env_id, split=split, env_kwargs=env_kwargs[env_id], seed=3)
+    kwargs = {**env_kwargs[env_id], "glimpse_cost": 0.125}
+    playground = make_playground(env_id, split=split, env_kwargs=kwargs, seed=3)
     page = open_page(playground)
     shown = page.do("truth", shown=True)
-    env: Any = gym.make(env_id, split=split, **env_kwargs[env_id]).unwrapped
+    env: Any = gym.make(env_id, split=split, **kwargs).unwrapped
     _, info = env.reset(seed=3)
     assert shown["scene"] == info["scene"]
 
@@ -187,6 +189,37 @@ def believed(env: Any, name: str) -> float:
     decoded = logits[0].argmax(dim=0)
     index = 255 if name == "no class" else task.class_names.index(name)
     return float((decoded == index).float().mean())
+
+
+def test_stopping_is_the_environments_own(
+    mini_checkpoint: str, open_page: Callable[[Playground], Page]
+) -> None:
+    kwargs = {"backbone": mini_checkpoint, "stop_action": True, "glimpse_cost": 0.125}
+    playground = make_playground(ENV, env_kwargs=kwargs)
+    page = open_page(playground)
+    env: Any = gym.make(ENV, split="test", **kwargs).unwrapped
+    env.reset(seed=0)
+    action = env.batch.actions.nearest(
+        Viewpoint(centers=torch.tensor([PLACE[:2]]), scales=torch.tensor(PLACE[2:]))
+    )[0]
+    rewards = [env.step(action)[1]]
+    assert page.do("look", viewpoint=PLACE)["may_stop"]
+    action[3] = 1
+    _, reward, terminated, _, _ = env.step(action)
+    rewards.append(reward)
+    shown = page.do("stop")
+    assert shown["over"] and terminated and shown["left"] == 3
+    assert "You stopped with 3 of 4 glimpses left." in shown["status"]
+    assert len(shown["viewpoints"]) == 2
+    assert rows(shown["html"]["rewards"])[-1][3].numbers == pytest.approx([sum(rewards)], abs=1e-4)
+    you, *others = rows(shown["html"]["result"])
+    assert [row[-1].text for row in (you, *others)] == ["2", "5", "5"]
+    assert "game is over" in page.ask("stop").error
+
+
+def test_without_its_action_nobody_stops(page: Page) -> None:
+    assert not page.do("new")["may_stop"]
+    assert "stop_action=true" in page.ask("stop").error
 
 
 def test_scenes_come_in_the_environments_order(page: Page, mini_checkpoint: str) -> None:
@@ -317,7 +350,7 @@ def test_the_end_says_what_it_was_and_what_others_reached(
     if not task.decodes_canvas:
         label = task.class_names[playground.benchmark.env.scenes[shown["scene"]].label]
         assert label in shown["status"] or ": right" in shown["status"]
-    assert "All 2 glimpses are taken" in page.ask("look", viewpoint=PLACE).error
+    assert "game is over" in page.ask("look", viewpoint=PLACE).error
 
 
 # -- advice ----------------------------------------------------------------------------------------
@@ -348,7 +381,31 @@ def test_following_the_advice_is_playing_the_policy(
         you[0].find("button")[0].attributes["data-glimpses"]
         == (others[-1][0].find("button")[0].attributes["data-glimpses"])
     )
-    assert "No glimpse is left" in page.ask("advise").error
+    assert "game is over" in page.ask("advise").error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content(Policy):
+    """Has seen enough."""
+
+    def __call__(self, episode: Episode, generators: Sequence[torch.Generator]) -> Viewpoint:
+        return Viewpoint.full_scene(batch_size=episode.batch_size)
+
+    def choose(self, episode: Episode, generators: Sequence[torch.Generator]) -> Choice:
+        everyone = torch.ones(episode.batch_size, dtype=torch.bool)
+        return Choice(viewpoint=self(episode, generators), stop=everyone)
+
+
+def test_the_advice_may_be_to_stop(
+    naming: Playground, open_page: Callable[[Playground], Page]
+) -> None:
+    rivals = {"content": Content(rollout=naming.rollout)}
+    page = open_page(replace(naming, rivals=rivals, advisor="content"))
+    assert page.do("advise")["advice"] == "stop"
+    page.do("look", viewpoint=PLACE)
+    _, other = rows(page.do("look", viewpoint=PLACE)["html"]["result"])
+    (button,) = other[0].find("button")
+    assert json.loads(button.attributes["data-glimpses"]) == [[0, 0, 1]]
 
 
 def test_without_a_policy_there_is_no_advice(page: Page) -> None:
@@ -740,6 +797,28 @@ def test_switches_and_errors(page: Page, visit: Callable[..., Any]) -> None:
     assert problem.is_displayed() and "reload the page" in problem.text
     (logged,) = driver.get_log("browser")  # the browser's own line about the reply
     assert "404" in logged["message"]
+
+
+@pytest.mark.browser
+def test_stopping_and_advice(
+    naming: Playground,
+    mini_checkpoint: str,
+    open_page: Callable[[Playground], Page],
+    browse: Callable[..., Any],
+) -> None:
+    kwargs = {"backbone": mini_checkpoint, "stop_action": True}
+    playground = make_playground(ENV, env_kwargs=kwargs, policy="coarse_to_fine")
+    driver = browse(open_page(playground).server.address)
+    settle(driver)
+    css(driver, "#advise")[0].click()
+    settle(driver)
+    (box,) = css(driver, "rect.box.advice")
+    assert float(box.get_attribute("width")) == 1  # a quarter of the scene
+    assert "The policy would look at row" in css(driver, "#status")[0].text
+    css(driver, "#stop")[0].click()
+    settle(driver)
+    assert "You stopped with 4 of 4" in css(driver, "#status")[0].text
+    assert not css(driver, "rect.advice") and css(driver, "#result button")
 
 
 @pytest.mark.browser
