@@ -24,6 +24,7 @@ def execute(path: Path, *, directory: Path) -> nbformat.NotebookNode:
         kernel_name="python3",
         timeout=600,
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(directory)}},
     )
     client.execute(env={**os.environ, "PYTHONPATH": str(HERE.parent)})

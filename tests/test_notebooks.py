@@ -29,13 +29,11 @@ def texts(outputs: list[Any]) -> Iterator[str]:
 
 
 def kinds(outputs: list[Any]) -> list[tuple[str, ...]]:
-    """What sort of thing each output is; printing in several parts is printing."""
-    found = []
-    for output in outputs:
-        kind = (output["output_type"], output.get("name", ""), *sorted(output.get("data", ())))
-        if not found or found[-1] != kind:
-            found.append(kind)
-    return found
+    """What sort of thing each output is."""
+    return [
+        (output["output_type"], output.get("name", ""), *sorted(output.get("data", ())))
+        for output in outputs
+    ]
 
 
 def check_outputs(notebook: Any) -> None:
