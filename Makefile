@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test bench clean
+.PHONY: demo test notebooks bench clean
 
 demo: .venv/agents.installed
 	$(PY) -m agents demo
@@ -12,6 +12,10 @@ test: .venv/test.installed
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --durations=10
+
+# Runs the notebooks and keeps what they show, before they are committed.
+notebooks: .venv/test.installed
+	OMP_NUM_THREADS=1 $(PY) notebooks/execute.py
 
 bench: .venv/agents.installed
 	$(PY) -m canvit_gym.scenes.benchmark

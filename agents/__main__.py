@@ -47,9 +47,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Train policies that choose where CanViT looks, and judge them.",
     )
     commands = parser.add_subparsers(
-        required=True, metavar="headroom | train | evaluate | compare | report | demo"
+        required=True, metavar="headroom | train | evaluate | compare | report | play | demo"
     )
-    for add in (_add_headroom, _add_train, _add_evaluate, _add_compare, _add_report, _add_demo):
+    for add in (
+        _add_headroom,
+        _add_train,
+        _add_evaluate,
+        _add_compare,
+        _add_report,
+        _add_play,
+        _add_demo,
+    ):
         add(commands)
     return parser
 
@@ -153,6 +161,25 @@ def _add_report(commands: Any) -> None:
     )
 
 
+def _add_play(commands: Any) -> None:
+    parser = _command(
+        commands, "play", _play, help="look by hand, on a page that is served to this machine alone"
+    )
+    _add_environment(parser)
+    _add_split(parser)
+    parser.add_argument("--seed", type=int, default=0, help="decides which scenes come")
+    parser.add_argument(
+        "--policy",
+        metavar="POLICY",
+        help="whom to ask where to look, and to be compared with: as evaluate's, such as "
+        "'pretrained' or the directory of a trained policy. " + _TRUST,
+    )
+    parser.add_argument(
+        "--port", type=_port, default=0, help="of the page (default: one that is free)"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="only print the page's address")
+
+
 def _add_demo(commands: Any) -> None:
     parser = _command(
         commands,
@@ -205,9 +232,7 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"how many, or all (default: {_SCENES}, or all where there are fewer)",
     )
-    parser.add_argument(
-        "--split", default="test", help="which scenes, such as test_style (default: %(default)s)"
-    )
+    _add_split(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -216,6 +241,12 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
         "there is not played again",
     )
     parser.add_argument("--seed", type=int, default=0)
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split", default="test", help="which scenes, such as test_style (default: %(default)s)"
+    )
 
 
 def _environment_kwargs(args: argparse.Namespace) -> dict[str, Any]:
@@ -242,6 +273,13 @@ def _at_least_0(text: str) -> int:
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0")
+    return number
+
+
+def _port(text: str) -> int:
+    number = _at_least_0(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is more than 65535")
     return number
 
 
@@ -359,6 +397,19 @@ def _report(args: argparse.Namespace) -> None:
     if written.left_out is not None:
         print(written.left_out, file=sys.stderr)
     print(f"The report is {written.path} ({written.path.stat().st_size / 1e6:.1f} MB).")
+
+
+def _play(args: argparse.Namespace) -> None:
+    from agents.play import make_playground, serve
+
+    playground = make_playground(
+        args.env,
+        split=args.split,
+        env_kwargs=_environment_kwargs(args),
+        policy=args.policy,
+        seed=args.seed,
+    )
+    serve(playground, port=args.port, browser=not args.no_browser)
 
 
 def _demo(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,43 @@ def load_hyperparameters(env_id: str) -> dict[str, Any]:
     return yaml.safe_load(path.read_text())
 
 
+def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters with some of them replaced, those of a section key by key.
+
+    Raises ValueError for names that `settings` do not have.
+    """
+    if unknown := sorted(set(changes) - set(settings)):
+        raise ValueError(
+            f"Unknown hyperparameters {', '.join(map(repr, unknown))}; this environment has "
+            f"{', '.join(settings)}."
+        )
+    return {
+        key: {**value, **changes.get(key, {})}
+        if isinstance(value, dict)
+        else changes.get(key, value)
+        for key, value in settings.items()
+    }
+
+
 class SaveAndReport(BaseCallback):
     """Progress bar, learning curve, and the policy on disk as training goes."""
 
-    def __init__(self, *, out: Path, record: dict[str, Any], total: int, headline: str) -> None:
+    def __init__(
+        self, *, out: Path, record: dict[str, Any], total: int, headline: str, progress: bool
+    ) -> None:
         super().__init__()
         self.out, self.record, self.total, self.headline = out, record, total, headline
+        self.progress = progress
         self.recent: deque[tuple[float, float, float]] = deque(maxlen=2000)
         self.updates = 0
 
     def _on_training_start(self) -> None:
-        self.bar = tqdm(total=self.total, initial=self.num_timesteps, unit="glimpse")
+        self.bar = tqdm(
+            total=self.total,
+            initial=self.num_timesteps,
+            unit="glimpse",
+            disable=not self.progress,
+        )
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
@@ -106,14 +133,19 @@ def train(
     seed: int = 0,
     num_envs: int | None = None,
     resume: bool = False,
+    hyperparameters: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Path:
     """Train and return the policy directory, `out`.
 
-    env_kwargs go over those of the YAML; `timesteps` counts glimpses over all environments.
+    env_kwargs and `hyperparameters` go over those of the YAML, its sections key by key, so
+    {"warm_start": {"glimpses": 3000}} shortens the warm start and leaves all else. `timesteps`
+    counts glimpses of PPO over all environments.
     Raises FileExistsError where `out` holds a policy and `resume` is False, and ValueError where
-    a run to resume was made with another environment, backbone or seed.
+    a run to resume was made with another environment, backbone or seed, and for hyperparameters
+    that the YAML does not have.
     """
-    settings = load_hyperparameters(env_id)
+    settings = changed(load_hyperparameters(env_id), hyperparameters or {})
     kwargs = {**settings["env"], **(env_kwargs or {})}
     total = timesteps or settings["timesteps"]
     out.mkdir(parents=True, exist_ok=True)
@@ -162,7 +194,7 @@ def train(
             **ppo,
         )
         if isinstance(model.policy, CellPolicy) and settings.get("warm_start", {}).get("glimpses"):
-            warm_start(model, env.envs, seed=seed, **settings["warm_start"])
+            warm_start(model, env.envs, seed=seed, progress=progress, **settings["warm_start"])
             save_policy(model, out=out, record=record)
     # A resumed run draws scenes that its first part did not.
     env.seed(seed * 1_000_003 + model.num_timesteps)
@@ -171,7 +203,11 @@ def train(
         model.learn(
             remaining,
             callback=SaveAndReport(
-                out=out, record=record, total=total, headline=env.envs.rollout.task.headline
+                out=out,
+                record=record,
+                total=total,
+                headline=env.envs.rollout.task.headline,
+                progress=progress,
             ),
             reset_num_timesteps=model.num_timesteps == 0,
         )

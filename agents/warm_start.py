@@ -55,6 +55,7 @@ def warm_start(
     seed: int,
     scale_values: Sequence[float] = (),
     target_size: float = 0.0,
+    progress: bool = True,
 ) -> None:
     """Train the policy of `model`, a CellPolicy, in place, on this many glimpses of env's scenes.
 
@@ -75,9 +76,9 @@ def warm_start(
     for row in range(env.num_envs):
         queue.restart(row, np.random.default_rng([seed, row]))
     memory = Memory(steps=memory_steps)
-    rollout, smooth = env.rollout, 0.0
-    with tqdm(total=glimpses, unit="glimpse", desc="warm start") as progress:
-        while progress.n < glimpses:
+    rollout, smooth, done = env.rollout, 0.0, 0
+    with tqdm(total=glimpses, unit="glimpse", desc="warm start", disable=not progress) as bar:
+        while done < glimpses:
             after = rollout.start([scene for _, scene in queue.take(range(env.num_envs))])
             for left in range(rollout.budget, 0, -1):
                 before = after
@@ -89,7 +90,7 @@ def warm_start(
                 lesson = places.lesson(before, chosen, after)
                 memory.add(wanted=wanted, **lesson, **observed)
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * max(0.0, 1 - progress.n / glimpses)
+                    group["lr"] = learning_rate * max(0.0, 1 - done / glimpses)
                 policy.set_training_mode(True)
                 for _ in range(updates_per_step):
                     loss = _loss(policy, places, memory.draw(batch_size, rng=rng))
@@ -97,9 +98,10 @@ def warm_start(
                     loss.backward()
                     optimizer.step()
                 value = float(loss.detach())
-                smooth = 0.98 * smooth + 0.02 * value if progress.n else value
-                progress.update(env.num_envs)
-                progress.set_postfix(loss=f"{smooth:.3f}")
+                smooth = 0.98 * smooth + 0.02 * value if done else value
+                done += env.num_envs
+                bar.update(env.num_envs)
+                bar.set_postfix(loss=f"{smooth:.3f}")
     queue.close()
 
 

@@ -47,7 +47,12 @@ def test_the_wheel_works_elsewhere_without_the_extras(tmp_path: Path) -> None:
     assert list((site / "canvit_gym/assets/sprites").glob("LICENSE*"))
     for env_id in ("CanViT-Emoji-v0", "CanViT-EmojiSeg-v0"):
         assert (site / "agents/pretrained" / env_id / "policy.zip").is_file()
-        assert (site / "agents/hyperparameters" / f"{env_id}.yaml").is_file()
+    data = [
+        path for kind in ("yaml", "css", "js", "html") for path in ROOT.glob(f"agents/*/*.{kind}")
+    ]
+    assert {path.parent.name for path in data} == {"hyperparameters", "report", "web", "play"}
+    for path in data:
+        assert (site / path.relative_to(ROOT)).is_file()
 
 
 def test_the_committed_checkpoint_is_small() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.report.markup import Child, Markup, element, join, table, text_of
+from agents.web.markup import Child, Markup, element, join, table, text_of
 
 NUM_COLOURS = 8
 """How many the style sheet has, --c0 and so on. Under each kind of colour blindness two of them
@@ -258,11 +258,6 @@ def box(viewpoint: Sequence[float], *, size: int, class_: str) -> Markup:
     left, top, side = ((v * size / 2) for v in (col - scale + 1, row - scale + 1, 2 * scale))
     place = {"x": f"{left:.3f}", "y": f"{top:.3f}", "width": f"{side:.3f}", "height": f"{side:.3f}"}
     return join(*(element("rect", **place, class_=f"{kind} {class_}") for kind in ("edge", "box")))
-
-
-def bar(share: float) -> Markup:
-    """A bar of that share of its place's width; a picture of a number that stands beside it."""
-    return element("span", class_="bar", style=f"--share:{share:.1%}", aria_hidden="true")
 
 
 def _text(content: str, x: float, y: float, *, anchor: str) -> Markup:

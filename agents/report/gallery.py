@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from agents.report.charts import bar, box, map_table, scene_map
-from agents.report.markup import (
+from agents.report.charts import box, map_table, scene_map
+from agents.report.replay import SAME, Choices, Replay, Replayed
+from agents.web.markup import (
     Markup,
     element,
     folded,
@@ -16,8 +17,8 @@ from agents.report.markup import (
     number,
     text_of,
 )
-from agents.report.replay import SAME, Choices, Replay, Replayed
-from agents.report.steps import Belief, Panel, Step
+from agents.web.parts import beliefs_table, panel_figure
+from agents.web.steps import Step
 
 
 def episodes(replay: Replay) -> Markup:
@@ -96,52 +97,13 @@ def _step(t: int, step: Step, *, last: int) -> Markup:
             class_="verdict",
         ),
         element(
-            "div", [_panel(panel) for panel in step.panels], _beliefs(step.beliefs), class_="panels"
+            "div",
+            [panel_figure(panel) for panel in step.panels],
+            beliefs_table(step.beliefs),
+            class_="panels",
         ),
         class_="step",
     )
-
-
-def _panel(panel: Panel) -> Markup:
-    return element(
-        "figure", image(panel.picture, alt=panel.alt), element("figcaption", panel.title)
-    )
-
-
-def _beliefs(beliefs: tuple[Belief, ...]) -> Markup:
-    of_masks = any(belief.true is not None for belief in beliefs)
-    head = ["largest classes", "decoded", "true"] if of_masks else ["belief", ""]
-    rows = []
-    for belief in beliefs:
-        swatch = None
-        if belief.colour is not None:
-            colour = "rgb({} {} {})".format(*belief.colour)
-            swatch = element(
-                "span", class_="swatch", style=f"--swatch:{colour}", aria_hidden="true"
-            )
-        name = f"{belief.name} (label)" if belief.is_label else belief.name
-        filled = None if of_masks else bar(belief.share)
-        cells = [element("td", _percent(belief.share))]
-        if belief.true is not None:
-            cells.append(element("td", _percent(belief.true)))
-        rows.append(
-            element(
-                "tr",
-                element("th", element("span", swatch, name, class_="named"), filled, scope="row"),
-                cells,
-                class_="label" if belief.is_label else None,
-            )
-        )
-    return element(
-        "table",
-        element("thead", element("tr", [element("th", cell, scope="col") for cell in head])),
-        element("tbody", rows),
-        class_="beliefs of-masks" if of_masks else "beliefs",
-    )
-
-
-def _percent(share: float) -> Markup:
-    return number(share, ".1%" if 0 < share < 0.01 else ".0%")
 
 
 # -- what other choices were worth -----------------------------------------------------------------

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from importlib import resources
 from typing import Any
 
 from agents.report.gallery import episodes, other_choices
-from agents.report.markup import Child, Markup, element, folded, join
 from agents.report.places import places
 from agents.report.replay import Replay
 from agents.report.results import results
 from agents.report.saved import SavedRun
 from agents.summary import stops
+from agents.web.markup import Child, Markup, element, folded, join
+from agents.web.parts import page_style, read_asset
 
 
 def page(run: SavedRun, *, replay: Replay | None, left_out: str | None) -> str:
@@ -32,7 +32,8 @@ def page(run: SavedRun, *, replay: Replay | None, left_out: str | None) -> str:
     sections.append(("manifest", "How this was made", _manifest(manifest)))
 
     title = f"Where to look in {manifest['env']}"
-    style, script = _asset("report.css"), _asset("report.js")
+    style = f"{page_style()}\n{read_asset(__package__, 'report.css')}"
+    script = read_asset(__package__, "report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Nothing is loaded from anywhere, and no script runs but this page's own.
     policy = (
@@ -115,7 +116,3 @@ def _manifest(manifest: dict[str, Any]) -> Markup:
 
 def _sha(digest: str) -> Markup:
     return element("code", f"sha256 {digest[:12]}")
-
-
-def _asset(name: str) -> str:
-    return (resources.files("agents.report") / name).read_text(encoding="utf-8").strip()

@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 
-from agents.report.charts import bar, curve_key, map_table, scene_map, style_of
-from agents.report.markup import Markup, element, folded, join, number, table
+from agents.report.charts import curve_key, map_table, scene_map, style_of
 from agents.report.saved import SavedRun
+from agents.web.markup import Markup, element, folded, join, number, table
+from agents.web.parts import bar
 from canvit_gym.scanpaths import ENTROPY_GRID, SCALE_EDGES
 
 _MEASURES = {

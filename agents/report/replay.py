@@ -22,7 +22,7 @@ from agents.playing import batch_size
 from agents.policies.base import starting_blind, starting_full
 from agents.policies.repeated import RepeatedFullScene
 from agents.report.saved import SavedRun
-from agents.report.steps import Step, describe_step
+from agents.web.steps import Step, describe_step
 from canvit_gym.envs.actions import ListedActions, cell_actions
 from canvit_gym.envs.rendering import PANEL_PX
 from canvit_gym.envs.rollout import Episode, Rollout

@@ -9,7 +9,9 @@ import numpy as np
 from agents.anytime import CONFIDENCE
 from agents.metrics import TITLES
 from agents.report.charts import Curve, Trade, curve_key, line_chart, trade_chart
-from agents.report.markup import (
+from agents.report.saved import SavedRun
+from agents.summary import BASELINE, format_share, shown_steps, stops
+from agents.web.markup import (
     Child,
     Markup,
     capital,
@@ -21,8 +23,6 @@ from agents.report.markup import (
     table,
     text_of,
 )
-from agents.report.saved import SavedRun
-from agents.summary import BASELINE, format_share, shown_steps, stops
 
 
 def results(run: SavedRun) -> Markup:

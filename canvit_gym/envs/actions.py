@@ -28,6 +28,11 @@ class Actions(Protocol):
     @property
     def space(self) -> spaces.Space[Any]: ...
 
+    @property
+    def stop_action(self) -> bool:
+        """Whether one of them stops."""
+        ...
+
     def viewpoint(self, actions: np.ndarray | torch.Tensor) -> Viewpoint:
         """Viewpoints of a batch of actions [B, ...], any inside the scene for those that stop;
         raises ValueError for infeasible ones."""

@@ -200,14 +200,14 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     assert "usage: python -m agents" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["headroom", "train", "evaluate", "compare", "demo"])
+@pytest.mark.parametrize("command", ["headroom", "train", "evaluate", "compare", "play", "demo"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert ("--out" in shown) == (command != "compare")
-    assert ("pickle" in shown) == (command == "evaluate")
+    assert ("--out" in shown) == (command not in ("compare", "play"))
+    assert ("pickle" in shown) == (command in ("evaluate", "play"))
 
 
 def test_train(training: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -7,11 +7,8 @@ import hashlib
 import io
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from html.parser import HTMLParser
-from importlib import resources
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from html_reader import Node, css, everything, read
 from PIL import Image
 from synthetic import classified, segmented, stopped
 
@@ -28,80 +26,21 @@ from agents.evidence import Evidence, evidence_path, save_evidence
 from agents.policies import make_policies
 from agents.report import write_report
 from agents.report.charts import Curve, Trade, line_chart, trade_chart
-from agents.report.markup import Markup, element, interval, join, number, text_of
 from agents.report.places import centre_shares
 from agents.report.replay import Replay, pick_scenes, replay
 from agents.report.saved import load_run
-from agents.report.steps import cut_frame
 from agents.statistics import Tally, bootstrap
 from agents.summary import summarize
+from agents.web.markup import Markup, element, interval, join, number, text_of
+from agents.web.parts import page_style, read_asset
+from agents.web.steps import cut_frame
 from canvit_gym.envs.palette import oklab
 from canvit_gym.envs.rendering import PANEL_PX, render_episode
 from canvit_gym.envs.rollout import Rollout
 from canvit_gym.geometry import Viewpoint
 from canvit_gym.scenes.emoji import EmojiScenes
 
-VOID = {"br", "img", "input", "meta"}
 LIMIT_BYTES = 4_000_000
-
-
-# -- reading a page --------------------------------------------------------------------------------
-
-
-@dataclass
-class Node:
-    name: str
-    attributes: dict[str, str]
-    children: list[Any] = field(default_factory=list)
-
-    def find(self, name: str, **attributes: str) -> list[Node]:
-        """Every element of this name below, in the order of the page."""
-        found = []
-        for child in self.children:
-            if isinstance(child, Node):
-                wanted = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items()}
-                if child.name == name and wanted.items() <= child.attributes.items():
-                    found.append(child)
-                found += child.find(name, **attributes)
-        return found
-
-    @property
-    def text(self) -> str:
-        parts = (child.text if isinstance(child, Node) else child for child in self.children)
-        return "".join(parts)
-
-    @property
-    def numbers(self) -> list[float]:
-        return [float(data.attributes["value"]) for data in self.find("data")]
-
-
-class Reader(HTMLParser):
-    """Refuses what is not nested well."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.root = Node("", {})
-        self.open = [self.root]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        node = Node(tag, {key: value or "" for key, value in attrs})
-        assert len(attrs) == len(node.attributes)
-        self.open[-1].children.append(node)
-        if tag not in VOID:
-            self.open.append(node)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop().name == tag
-
-    def handle_data(self, data: str) -> None:
-        self.open[-1].children.append(data)
-
-
-def read(text: str | Path) -> Node:
-    reader = Reader()
-    reader.feed(text if isinstance(text, str) else text.read_text(encoding="utf-8"))
-    assert reader.open == [reader.root]
-    return reader.root
 
 
 def table(page: Node, caption: str) -> list[list[Node]]:
@@ -443,13 +382,6 @@ def check_page(path: Path) -> Node:
     return page
 
 
-def everything(node: Node) -> Iterator[Node]:
-    for child in node.children:
-        if isinstance(child, Node):
-            yield child
-            yield from everything(child)
-
-
 def test_a_report_without_episodes(tmp_path: Path) -> None:
     directory = save(tmp_path, LEARNED, RANDOM, TARGET)
     page = check_page(write_report(directory, episodes=0).path)
@@ -555,7 +487,7 @@ _BLIND = {  # Machado et al., 2009: what is left of linear RGB
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_colours_are_told_apart(theme: int) -> None:
-    style = (resources.files("agents.report") / "report.css").read_text()
+    style = page_style() + read_asset("agents.report", "report.css")
 
     def colours(name: str) -> np.ndarray:
         found = re.findall(rf"--{name}: #(\w{{3,6}});", style)
@@ -836,46 +768,6 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 # -- in a browser ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Any]:
-    """Headless Chromium; only where it and its driver are installed."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    browser, its_driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or its_driver is None:
-        pytest.skip("chromium or chromedriver is not installed (apt: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(its_driver))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture
-def browse(driver: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a file in a window of this size and theme, and sees to it that nothing complains."""
-
-    def browse(path: Path, *, width: int = 1200, theme: str = "light") -> Any:
-        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        media = [{"name": "prefers-color-scheme", "value": theme}]
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
-        driver.get(path.as_uri())
-        return driver
-
-    driver.get_log("browser")
-    yield browse
-    assert driver.get_log("browser") == []
-
-
-def css(driver: Any, selector: str) -> list[Any]:
-    return driver.find_elements("css selector", selector)
 
 
 @pytest.mark.browser

@@ -1,4 +1,4 @@
-"""Training: what it leaves behind can be played."""
+"""Training: hyperparameters go over those of the YAML, and what it leaves behind can be played."""
 
 from __future__ import annotations
 
@@ -8,33 +8,62 @@ from typing import Any
 
 import pytest
 
-import agents.train
 from agents.evaluate import evaluate, make_benchmark
-from agents.policies import make_policies, trained_env_kwargs
-from agents.train import load_hyperparameters, train
+from agents.playing import play
+from agents.policies import load_policy, make_policies, trained_env_kwargs
+from agents.train import changed, load_hyperparameters, train
 
 ENV = "CanViT-Emoji-v0"
+SMALL: dict[str, Any] = {  # a training of seconds
+    "timesteps": 32,
+    "num_envs": 4,
+    "policy": {"channels": 8},
+    "warm_start": {"glimpses": 16, "batch_size": 8},
+    "ppo": {"n_steps": 4, "batch_size": 16, "n_epochs": 1},
+}
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hyperparameters of a training of seconds."""
+def test_hyperparameters_are_changed_key_by_key() -> None:
     settings = load_hyperparameters(ENV)
-    settings |= {"timesteps": 32, "num_envs": 4, "policy": {"channels": 8}}
-    settings["ppo"] |= {"n_steps": 4, "batch_size": 16, "n_epochs": 1}
-    settings["warm_start"] |= {"glimpses": 16, "batch_size": 8}
-    monkeypatch.setattr(agents.train, "load_hyperparameters", lambda env_id: settings)
+    new = changed(settings, {"ppo": {"gamma": 0.5}, "reward_clip": 1.0})
+    assert new["ppo"] == {**settings["ppo"], "gamma": 0.5} and new["reward_clip"] == 1.0
+    assert {k: v for k, v in new.items() if k not in ("ppo", "reward_clip")} == {
+        k: v for k, v in settings.items() if k not in ("ppo", "reward_clip")
+    }
+    assert settings == load_hyperparameters(ENV)
+    with pytest.raises(ValueError, match="'gains'.*this environment has timesteps, num_envs, env"):
+        changed(settings, {"gains": {"glimpses": 8}})
+
+
+def test_a_short_run_makes_a_policy_that_plays(
+    mini_checkpoint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kwargs = {"backbone": mini_checkpoint, "budget": 2}
+    directory = train(
+        env_id=ENV,
+        out=tmp_path / "policy",
+        env_kwargs=kwargs,
+        hyperparameters=SMALL,
+        progress=False,
+    )
+    assert capfd.readouterr() == ("", "")
+    curve = [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]
+    assert [entry["timesteps"] for entry in curve] == [16, 32]
+    env = make_benchmark(ENV, env_kwargs={**kwargs, "action": "cell"}).env
+    policy = load_policy(directory, env_id=ENV, env=env)
+    assert policy.model.n_steps == 4 and policy.model.policy.features_extractor.channels == 8
+    seen = play(policy, scenes=env.scenes, num_scenes=2)
+    assert seen.viewpoints.shape == (2, 3, 3)
 
 
 @pytest.mark.parametrize("action", ["cell", "box"])
-def test_a_policy_that_may_stop(
-    small: None, mini_checkpoint: str, tmp_path: Path, action: str
-) -> None:
+def test_a_policy_that_may_stop(mini_checkpoint: str, tmp_path: Path, action: str) -> None:
     kwargs: dict[str, Any] = {
         "backbone": mini_checkpoint, "action": action, "stop_action": True, "glimpse_cost": 0.25,
         "budget": 2,
     }  # fmt: skip
-    directory = train(env_id=ENV, out=tmp_path / "policy", env_kwargs=kwargs)
+    asked = {"env_id": ENV, "out": tmp_path, "env_kwargs": kwargs, "hyperparameters": SMALL}
+    directory = train(**asked)
     card = json.loads((directory / "policy.json").read_text())
     assert kwargs.items() <= card["env_kwargs"].items()
     curve = [json.loads(line) for line in (directory / "curve.jsonl").read_text().splitlines()]
@@ -49,5 +78,5 @@ def test_a_policy_that_may_stop(
     gained = row["potentials"]["log_prob"][-1] - row["potentials"]["log_prob"][0]
     cost = 0.25 * (row["glimpses"][-1] - 1)
     assert row["return_mean"] == pytest.approx(gained - cost)
-    train(env_id=ENV, out=directory, env_kwargs=kwargs, timesteps=48, resume=True)
+    train(**asked, timesteps=48, resume=True)
     assert json.loads((directory / "policy.json").read_text())["timesteps"] == 48

@@ -55,38 +55,52 @@ def describe_step(
 ) -> Step:
     """episode: of one scene, after a glimpse."""
     row, col, scale = episode.history[0, int(episode.glimpses[0]) - 1].tolist()
-    describe = _of_masks if rollout.task.decodes_canvas else _of_label
-    verdict, beliefs = describe(episode, rollout)
+    verdict, beliefs = describe_belief(episode, rollout=rollout)
     return Step(
         viewpoint=(row, col, scale),
         chosen=chosen,
         verdict=verdict,
         reward=reward,
-        panels=tuple(_panels(episode, rollout)),
-        beliefs=tuple(beliefs),
+        panels=draw_panels(episode, rollout=rollout),
+        beliefs=beliefs,
     )
 
 
-def _panels(episode: Episode, rollout: Rollout) -> list[Panel]:
-    """Those of the rendered frame that are pictures; what is text there is text here."""
+def describe_belief(
+    episode: Episode, *, rollout: Rollout, with_truth: bool = True
+) -> tuple[str, tuple[Belief, ...]]:
+    """What is believed of one scene, as a sentence and class by class; without the truth, nothing
+    in it depends on the label or the true mask."""
+    describe = _of_masks if rollout.task.decodes_canvas else _of_label
+    verdict, beliefs = describe(episode, rollout, with_truth)
+    return verdict, tuple(beliefs)
+
+
+def draw_panels(
+    episode: Episode, *, rollout: Rollout, with_truth: bool = True
+) -> tuple[Panel, ...]:
+    """Those of the rendered frame that are pictures; what is text there is text here. Of one scene,
+    the scene itself first; the true mask last, where there is one and it is asked for."""
     pictures = cut_frame(render_episode(episode, rollout=rollout))
     t = int(episode.glimpses[0]) - 1
     boxes = "the box of glimpse 0" if t == 0 else f"the boxes of glimpses 0 to {t}"
+    now = f"after glimpse {t}" if t >= 0 else "before the first glimpse"
     panels = [
-        ("scene", f"The scene with {boxes}"),
-        ("glimpse", f"What CanViT sees at glimpse {t}"),
-        ("canvas (PCA)", f"The canvas after glimpse {t}, three principal components as colours"),
+        ("scene", f"The scene with {boxes}" if t >= 0 else "The scene"),
+        ("glimpse", f"What CanViT sees at glimpse {t}" if t >= 0 else "No glimpse yet"),
+        ("canvas (PCA)", f"The canvas {now}, three principal components as colours"),
     ]
     if rollout.task.decodes_canvas:
         panels += [
-            ("entropy", f"Where the segmentation is uncertain after glimpse {t}, bright for more"),
-            ("decoded mask", f"The segmentation decoded after glimpse {t}"),
-            ("true mask", "The true segmentation"),
+            ("entropy", f"Where the segmentation is uncertain {now}, bright for more"),
+            ("decoded mask", f"The segmentation decoded {now}"),
         ]
-    return [
+        if with_truth:
+            panels.append(("true mask", "The true segmentation"))
+    return tuple(
         Panel(title=title, alt=alt, picture=picture)
         for (title, alt), picture in zip(panels, pictures, strict=False)
-    ]
+    )
 
 
 def cut_frame(frame: np.ndarray) -> list[np.ndarray]:
@@ -100,42 +114,47 @@ def cut_frame(frame: np.ndarray) -> list[np.ndarray]:
     return list(panels.reshape(-1, PANEL_PX, PANEL_PX, 3))
 
 
-def _of_label(episode: Episode, rollout: Rollout) -> tuple[str, list[Belief]]:
+def _of_label(episode: Episode, rollout: Rollout, with_truth: bool) -> tuple[str, list[Belief]]:
     names = rollout.task.class_names
     probabilities = episode.belief[0].exp().cpu()
-    label = int(episode.targets[0])
+    label = int(episode.targets[0]) if with_truth else None
     shown = probabilities.argsort(descending=True)[:_ROWS].tolist()
     first = shown[0]
-    if label not in shown:
-        shown[-1] = label
-    truth = "right" if first == label else f"wrong, it is {names[label]}"
-    verdict = f"CanViT says {names[first]}, {float(probabilities[first]):.0%}: {truth}."
+    verdict = f"CanViT says {names[first]}, {float(probabilities[first]):.0%}"
+    if label is not None:
+        verdict += ": right" if first == label else f": wrong, it is {names[label]}"
+        if label not in shown:
+            shown[-1] = label
     beliefs = [
         Belief(name=names[i], share=float(probabilities[i]), is_label=i == label) for i in shown
     ]
-    return verdict, beliefs
+    return f"{verdict}.", beliefs
 
 
-def _of_masks(episode: Episode, rollout: Rollout) -> tuple[str, list[Belief]]:
+def _of_masks(episode: Episode, rollout: Rollout, with_truth: bool) -> tuple[str, list[Belief]]:
     names, true = rollout.task.class_names, episode.targets[0].cpu()
     logits = episode.belief
     if logits.shape[-1] != len(true):
         logits = F.interpolate(logits, size=tuple(true.shape), mode="bilinear")
     decoded = logits[0].argmax(dim=0).cpu()
     shares = [
-        torch.bincount(mask.flatten(), minlength=256) / mask.numel() for mask in (decoded, true)
+        torch.bincount(mask.flatten(), minlength=256) / mask.numel()
+        for mask in ((decoded, true) if with_truth else (decoded,))
     ]
-    total = (shares[0] + shares[1]).numpy()
+    total = torch.stack(shares).sum(dim=0).numpy()
     colours = class_colours(len(names))
     beliefs = [
         Belief(
             name="no class" if i == IGNORE else names[i],
             share=float(shares[0][i]),
-            true=float(shares[1][i]),
+            true=float(shares[1][i]) if with_truth else None,
             colour=IGNORED if i == IGNORE else tuple(colours[i].tolist()),
         )
         for i in np.argsort(-total, kind="stable")[:_ROWS].tolist()
         if total[i]
     ]
+    if not with_truth:
+        most = beliefs[0]
+        return f"CanViT sees {most.name} in {most.share:.0%} of the scene.", beliefs
     right, iou = (float(episode.potentials[name][0]) for name in ("pixel_accuracy", "mean_iou"))
     return f"{right:.0%} of the pixels are right, mean IoU {iou:.2f}.", beliefs

@@ -1,0 +1,1 @@
+"""What pages share: markup, what is known after a glimpse as pictures and words, the style."""
