@@ -189,7 +189,10 @@ def _add_demo(commands: Any) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="(%(default)s)")
     parser.add_argument(
-        "--timesteps", type=_positive, default=100_000, help="of training (%(default)s)"
+        "--timesteps",
+        type=_positive,
+        default=60_000,
+        help="of PPO, and as many of its warm start (%(default)s)",
     )
     parser.add_argument("--scenes", type=_positive, default=500, help="judged on (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -418,7 +421,10 @@ def _demo(args: argparse.Namespace) -> None:
     from agents.policies import load_policy, make_policies, read_card
     from agents.train import train
 
-    print(f"1/3  Training on {EMOJI}: PPO learns where to look, {args.timesteps} glimpses.")
+    print(
+        f"1/3  Training on {EMOJI}: a warm start of {args.timesteps} glimpses, then PPO learns where "
+        "to look from as many."
+    )
     directory = train(
         env_id=EMOJI,
         out=args.out / "policy",
@@ -427,6 +433,7 @@ def _demo(args: argparse.Namespace) -> None:
         seed=args.seed,
         num_envs=None,
         resume=(args.out / "policy").exists(),
+        hyperparameters={"warm_start": {"glimpses": args.timesteps}},
     )
     print(f"2/3  Judging it on {args.scenes} unseen scenes.")
     card = read_card(directory)
