@@ -422,8 +422,8 @@ def _demo(args: argparse.Namespace) -> None:
     from agents.train import train
 
     print(
-        f"1/3  Training on {EMOJI}: a warm start of {args.timesteps} glimpses, then PPO learns where "
-        "to look from as many."
+        f"1/3  Training on {EMOJI}: a warm start of {args.timesteps} glimpses, then PPO learns "
+        "where to look from as many."
     )
     directory = train(
         env_id=EMOJI,
