@@ -74,6 +74,12 @@ class Observations:
         q, r = torch.linalg.qr(gaussian)
         return (q * r.diagonal().sign()).float().to(self.rollout.device)
 
+    @cached_property
+    def _pooling(self) -> Tensor:
+        """Means over the canvas' rows, or columns, that an observed one covers: [grid, G]."""
+        everything = torch.eye(self.rollout.glimpse.canvas_grid_size, device=self.rollout.device)
+        return F.adaptive_avg_pool1d(everything, self.grid_size).T
+
     @property
     def space(self) -> spaces.Dict:
         config = self.rollout.task.model.canvit.config
@@ -96,16 +102,13 @@ class Observations:
     def observe(self, episode: Episode) -> dict[str, Tensor]:
         """Observations of B episodes, each as in the space with B in front."""
         patches = self.rollout.task.model.canvit.canvas_patches(episode.state)
-        tokens = F.layer_norm(patches, patches.shape[-1:])
-        if self._reduced:
-            tokens = tokens @ self._projection
-        size = self.rollout.glimpse.canvas_grid_size
-        canvas = tokens.transpose(1, 2).reshape(episode.batch_size, -1, size, size)
+        tokens = self._reduce(patches) if self._reduced else _normalized(patches)
+        canvas = tokens.mT.reshape(episode.batch_size, -1, self.grid_size, self.grid_size)
         cls = episode.state.recurrent_cls[:, 0].float()
         steps = torch.arange(episode.history.shape[1], device=episode.device)
         taken = (steps < episode.glimpses[:, None]).float()
         observation = {
-            "canvas": self._pool(canvas).contiguous(),
+            "canvas": canvas.contiguous(),
             "cls": F.layer_norm(cls, cls.shape[-1:]),
             "viewpoints": torch.cat((episode.history, taken[..., None]), dim=-1),
             "progress": (episode.looks.float() / self.rollout.budget)[:, None],
@@ -113,9 +116,24 @@ class Observations:
         task = self.rollout.task
         if task.decodes_canvas:
             highest = math.log(len(task.class_names))
-            entropy = task.entropy_map(episode.belief)[:, None] / highest
-            observation["entropy"] = self._pool(entropy).clamp(0, 1)
+            entropy = task.entropy_map(episode.belief) / highest
+            if self._reduced:
+                entropy = self._pooling @ entropy @ self._pooling.T
+            observation["entropy"] = entropy[:, None].clamp(0, 1)
         return observation
 
-    def _pool(self, maps: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(maps, self.grid_size) if self._reduced else maps
+    def _reduce(self, patches: Tensor) -> Tensor:
+        """Tokens of the raw canvas [B, G^2, C], normalised and averaged over blocks, then
+        projected: [B, grid^2, channels]."""
+        size = self.rollout.glimpse.canvas_grid_size
+        blocks = []
+        # On a CPU scene by scene, because one normalised canvas stays in the cache.
+        for some in patches.split(1 if patches.device.type == "cpu" else len(patches)):
+            rows = self._pooling @ _normalized(some).unflatten(1, (size, size)).flatten(2)
+            cells = self._pooling @ rows.unflatten(2, (size, -1))
+            blocks.append(cells.flatten(1, 2) @ self._projection)
+        return torch.cat(blocks)
+
+
+def _normalized(tokens: Tensor) -> Tensor:
+    return F.layer_norm(tokens, tokens.shape[-1:])

@@ -123,6 +123,16 @@ def test_a_reduced_canvas_is_the_full_one_pooled_and_projected(reduced: Rollout)
     torch.testing.assert_close(stretch, torch.ones(95), rtol=0, atol=1e-4)
 
 
+def test_blocks_may_overlap_where_the_grids_do_not_fit(reduced: Rollout) -> None:
+    odd = replace(reduced, glimpse=replace(reduced.glimpse, canvas_grid_size=13))
+    episode = look_around(odd, glimpses=2)
+    full = Observations(rollout=odd, kind="full").observe(episode)["canvas"]
+    compact = Observations(rollout=odd)
+    pooled = F.adaptive_avg_pool2d(full, 8)
+    expected = torch.einsum("bchw,cd->bdhw", pooled, compact._projection)
+    torch.testing.assert_close(compact.observe(episode)["canvas"], expected, rtol=0, atol=1e-5)
+
+
 def test_the_projection_is_the_same_every_time(reduced: Rollout) -> None:
     episode = look_around(reduced, glimpses=1)
     with torch.random.fork_rng(devices=[]):
