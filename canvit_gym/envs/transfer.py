@@ -19,7 +19,7 @@ def to_numpy(tree: Tree) -> Tree:
     Arrays share the memory of tensors that are on the CPU; others come in one transfer.
     """
     tensors = list(_leaves(tree))
-    if any(tensor.device.type != "cpu" for tensor in tensors):
+    if not _on_cpu(tensors):
         tensors = in_one_transfer(tensors)
     arrays = iter([tensor.numpy() for tensor in tensors])
     return _with_leaves(tree, arrays)
@@ -36,6 +36,10 @@ def in_one_transfer(tensors: list[Tensor]) -> list[Tensor]:
         for i, piece in zip(order, received, strict=True)
     }
     return [copies[i] for i in range(len(tensors))]
+
+
+def _on_cpu(tensors: list[Tensor]) -> bool:
+    return all(tensor.device.type == "cpu" for tensor in tensors)
 
 
 def _leaves(tree: Tree) -> Iterator[Tensor]:
