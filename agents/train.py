@@ -135,7 +135,7 @@ def train(
         )
 
     env = make_sb3_env(env_id, num_envs=num_envs or settings["num_envs"], split="train", **kwargs)
-    runtime = ("scenes", "device")  # where it ran, not what was learned
+    runtime = ("scenes", "device", "cache_bytes", "draw_ahead")  # how it ran, not what was learned
     record = {
         "env": env_id,
         "env_kwargs": {k: v for k, v in kwargs.items() if k not in runtime},

@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 
-from canvit_gym import bench
-from canvit_gym.bench import FROZEN, PLAIN, REFERENCE, attention_flops, glimpse_flops, take_turns
+from canvit_gym.bench import model as bench
+from canvit_gym.bench.model import (
+    FROZEN,
+    PLAIN,
+    REFERENCE,
+    attention_flops,
+    glimpse_flops,
+    take_turns,
+)
 from canvit_gym.model.config import CanViTConfig
 
 # Published figures (reference notes, section 5.3): a glimpse of 8 x 8 patches, by canvas grid.
