@@ -150,26 +150,13 @@ def train(
                 f"{out} was trained with another {' and '.join(different)}; repeat its settings "
                 "to resume it, or choose another --out."
             )
-    learner_env = ClipReward(env, limit=settings["reward_clip"])
     device = kwargs.get("device", "cpu")
     if resume and (out / "policy.zip").exists():
+        learner_env = ClipReward(env, limit=settings["reward_clip"])
         model = PPO.load(out / "policy.zip", env=learner_env, device=device)
     else:
-        ppo = dict(settings["ppo"])
-        peak = ppo.pop("learning_rate")
-        policy_kwargs = dict(settings["policy"])
-        actions = env.envs.actions
-        if isinstance(actions, ListedActions):
-            policy_kwargs["cell_scales"] = actions.scales
-        model = PPO(
-            CellPolicy if isinstance(actions, ListedActions) else GaussianPolicy,
-            learner_env,
-            learning_rate=LinearDecay(peak),
-            policy_kwargs=policy_kwargs,
-            tensorboard_log=str(out / "tensorboard"),
-            seed=seed,
-            device=device,
-            **ppo,
+        model = new_learner(
+            env, settings, seed=seed, device=device, tensorboard_log=str(out / "tensorboard")
         )
         if isinstance(model.policy, CellPolicy):
             for name, warm_start in (("imitation", imitate), ("gains", learn_gains)):
@@ -191,6 +178,24 @@ def train(
         save_policy(model, out=out, record=record)
     env.close()
     return out
+
+
+def new_learner(env: CanViTVecEnv, settings: dict[str, Any], *, seed: int, **changes: Any) -> PPO:
+    """PPO with new weights as `load_hyperparameters` has it; `changes` are PPO's keyword
+    arguments and go over those of the settings."""
+    ppo = {**settings["ppo"], **changes}
+    policy_kwargs = dict(settings["policy"])
+    actions = env.envs.actions
+    if isinstance(actions, ListedActions):
+        policy_kwargs["cell_scales"] = actions.scales
+    return PPO(
+        CellPolicy if isinstance(actions, ListedActions) else GaussianPolicy,
+        ClipReward(env, limit=settings["reward_clip"]),
+        learning_rate=LinearDecay(ppo.pop("learning_rate")),
+        policy_kwargs=policy_kwargs,
+        seed=seed,
+        **ppo,
+    )
 
 
 class LinearDecay:

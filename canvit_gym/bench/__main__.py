@@ -1,4 +1,7 @@
-"""Both benchmarks with their usual settings: `python -m canvit_gym.bench --out FOLDER`."""
+"""Both benchmarks with their usual settings: `python -m canvit_gym.bench --out FOLDER`.
+
+Takes half an hour on two cores with --compile, else some ten minutes.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, help="folder for model.json and env.json")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="compiled models, too")
     args = parser.parse_args(argv)
+    more = {"model": ["--compile"] if args.compile else [], "env": []}
+    if args.device == "cpu":
+        more["model"].append("--memory")
     for name, benchmark in (("model", model), ("env", env)):
         out = [] if args.out is None else ["--out", str(args.out / f"{name}.json")]
-        benchmark.main(["--device", args.device, *out])
+        benchmark.main(["--device", args.device, *more[name], *out])
 
 
 if __name__ == "__main__":

@@ -110,10 +110,17 @@ def test_both_write_to_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     called = {}
     monkeypatch.setattr(model, "main", lambda argv: called.update(model=argv))
     monkeypatch.setattr(bench, "main", lambda argv: called.update(env=argv))
-    both.main(["--out", str(tmp_path)])
+    both.main(["--compile", "--out", str(tmp_path)])
     assert called == {
-        name: ["--device", "cpu", "--out", str(tmp_path / f"{name}.json")]
-        for name in ("model", "env")
+        "model": [
+            "--device",
+            "cpu",
+            "--compile",
+            "--memory",
+            "--out",
+            str(tmp_path / "model.json"),
+        ],
+        "env": ["--device", "cpu", "--out", str(tmp_path / "env.json")],
     }
 
 
