@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.errors import require_choice
+from canvit_gym.model.canvit import RecurrentState
 
 ObservationKind = Literal["compact", "full"]
 
@@ -101,9 +102,10 @@ class Observations:
     @torch.inference_mode()
     def observe(self, episode: Episode) -> dict[str, Tensor]:
         """Observations of B episodes, each as in the space with B in front."""
-        patches = self.rollout.task.model.canvit.canvas_patches(episode.state)
-        tokens = self._reduce(patches) if self._reduced else _normalized(patches)
-        canvas = tokens.mT.reshape(episode.batch_size, -1, self.grid_size, self.grid_size)
+        read = self._reduced_tokens if self._reduced else self._tokens
+        canvas = read(episode.state).mT.reshape(
+            episode.batch_size, -1, self.grid_size, self.grid_size
+        )
         cls = episode.state.recurrent_cls[:, 0].float()
         steps = torch.arange(episode.history.shape[1], device=episode.device)
         taken = (steps < episode.glimpses[:, None]).float()
@@ -122,18 +124,21 @@ class Observations:
             observation["entropy"] = entropy[:, None].clamp(0, 1)
         return observation
 
-    def _reduce(self, patches: Tensor) -> Tensor:
-        """Tokens of the raw canvas [B, G^2, C], normalised and averaged over blocks, then
-        projected: [B, grid^2, channels]."""
-        size = self.rollout.glimpse.canvas_grid_size
-        blocks = []
+    def _tokens(self, state: RecurrentState) -> Tensor:
+        """Canvas patches after a LayerNorm: [B, G^2, C]."""
+        # The registers too, because normalising a slice would copy it first.
+        normalized = replace(state, canvas=F.layer_norm(state.canvas, state.canvas.shape[-1:]))
+        return self.rollout.task.model.canvit.canvas_patches(normalized)
+
+    def _reduced_tokens(self, state: RecurrentState) -> Tensor:
+        """The same, averaged over blocks and projected: [B, grid^2, channels]."""
+        size, batch_size = self.rollout.glimpse.canvas_grid_size, len(state.canvas)
         # On a CPU scene by scene, because one normalised canvas stays in the cache.
-        for some in patches.split(1 if patches.device.type == "cpu" else len(patches)):
-            rows = self._pooling @ _normalized(some).unflatten(1, (size, size)).flatten(2)
+        at_once = 1 if state.canvas.device.type == "cpu" else batch_size
+        blocks = []
+        for first in range(0, batch_size, at_once):
+            tokens = self._tokens(state[first : first + at_once])
+            rows = self._pooling @ tokens.unflatten(1, (size, size)).flatten(2)
             cells = self._pooling @ rows.unflatten(2, (size, -1))
             blocks.append(cells.flatten(1, 2) @ self._projection)
         return torch.cat(blocks)
-
-
-def _normalized(tokens: Tensor) -> Tensor:
-    return F.layer_norm(tokens, tokens.shape[-1:])
