@@ -17,9 +17,12 @@ test: .venv/test.installed
 notebooks: .venv/test.installed
 	OMP_NUM_THREADS=1 $(PY) notebooks/execute.py
 
-bench: .venv/agents.installed
+# On an idle machine: writes benchmarks/*.json and the README's tables of them.
+bench: .venv/test.installed
 	$(PY) -m canvit_gym.scenes.benchmark
-	$(PY) -m canvit_gym.envs.benchmark
+	$(PY) -m canvit_gym.bench --compile --out benchmarks
+	$(PY) -m agents.throughput --out benchmarks/learning.json
+	$(PY) -m agents.readme
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d was found; canvit-gym needs 3.11 or newer (make PYTHON=python3.12 ...)." % v[:2])'

@@ -1,4 +1,4 @@
-"""The README's tables, written from the saved outputs: `python -m agents.readme`.
+"""The README's tables, written from the saved results and benchmarks: `python -m agents.readme`.
 
 A block in the README such as
 
@@ -7,7 +7,8 @@ A block in the README such as
     ...
     ```
 
-holds `format_table` of that summary. A test fails when a block and its file disagree.
+holds `format_table` of that summary, or that of the benchmark where the file is one of
+`BENCHMARKS`. A test fails when a block and its file disagree.
 """
 
 from __future__ import annotations
@@ -16,10 +17,16 @@ import json
 import re
 from pathlib import Path
 
-from agents.summary import format_table
+from agents import summary, throughput
+from canvit_gym.bench import env, model
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+BENCHMARKS = {
+    "benchmarks/model.json": model.format_table,
+    "benchmarks/env.json": env.format_table,
+    "benchmarks/learning.json": throughput.format_table,
+}
 _BLOCK = re.compile(r"(?P<mark><!-- (?P<path>\S+\.json) -->\n)```\n.*?```\n", re.DOTALL)
 
 
@@ -27,8 +34,9 @@ def filled(text: str) -> str:
     """The text with every block written anew from its file, which is given from the root."""
 
     def table(block: re.Match[str]) -> str:
-        summary = json.loads((ROOT / block["path"]).read_text(encoding="utf-8"))
-        return f"{block['mark']}```\n{format_table(summary)}\n```\n"
+        values = json.loads((ROOT / block["path"]).read_text(encoding="utf-8"))
+        format_table = BENCHMARKS.get(block["path"], summary.format_table)
+        return f"{block['mark']}```\n{format_table(values)}\n```\n"
 
     return _BLOCK.sub(table, text)
 

@@ -24,7 +24,7 @@ from agents.networks import CellPolicy, GaussianPolicy
 from agents.rewards import ClipReward, DatasetIoUReward
 from agents.warm_start import warm_start
 from canvit_gym.envs.actions import ListedActions
-from canvit_gym.sb3 import make_sb3_env
+from canvit_gym.sb3 import CanViTVecEnv, make_sb3_env
 
 _SAVE_EVERY_UPDATES = 20
 
@@ -156,7 +156,7 @@ def train(
         )
 
     env = make_sb3_env(env_id, num_envs=num_envs or settings["num_envs"], split="train", **kwargs)
-    runtime = ("scenes", "device")  # where it ran, not what was learned
+    runtime = ("scenes", "device", "cache_bytes", "draw_ahead")  # how it ran, not what was learned
     record = {
         "env": env_id,
         "env_kwargs": {k: v for k, v in kwargs.items() if k not in runtime},
@@ -171,27 +171,12 @@ def train(
                 f"{out} was trained with another {' and '.join(different)}; repeat its settings "
                 "to resume it, or choose another --out."
             )
-    paying = DatasetIoUReward(env) if settings.get("dataset_iou_reward") else env
-    learner_env = ClipReward(paying, limit=settings["reward_clip"])
     device = kwargs.get("device", "cpu")
     if resume and (out / "policy.zip").exists():
-        model = PPO.load(out / "policy.zip", env=learner_env, device=device)
+        model = PPO.load(out / "policy.zip", env=learner_env(env, settings), device=device)
     else:
-        ppo = dict(settings["ppo"])
-        peak = ppo.pop("learning_rate")
-        policy_kwargs = dict(settings["policy"])
-        actions = env.envs.actions
-        if isinstance(actions, ListedActions):
-            policy_kwargs["cell_scales"] = actions.scales
-        model = PPO(
-            CellPolicy if isinstance(actions, ListedActions) else GaussianPolicy,
-            learner_env,
-            learning_rate=LinearDecay(peak),
-            policy_kwargs=policy_kwargs,
-            tensorboard_log=str(out / "tensorboard"),
-            seed=seed,
-            device=device,
-            **ppo,
+        model = new_learner(
+            env, settings, seed=seed, device=device, tensorboard_log=str(out / "tensorboard")
         )
         if isinstance(model.policy, CellPolicy) and settings.get("warm_start", {}).get("glimpses"):
             warm_start(model, env.envs, seed=seed, progress=progress, **settings["warm_start"])
@@ -214,6 +199,30 @@ def train(
         save_policy(model, out=out, record=record)
     env.close()
     return out
+
+
+def learner_env(env: CanViTVecEnv, settings: dict[str, Any]) -> ClipReward:
+    """The environment with the rewards that the learner sees."""
+    paying = DatasetIoUReward(env) if settings.get("dataset_iou_reward") else env
+    return ClipReward(paying, limit=settings["reward_clip"])
+
+
+def new_learner(env: CanViTVecEnv, settings: dict[str, Any], *, seed: int, **changes: Any) -> PPO:
+    """PPO with new weights as `load_hyperparameters` has it; `changes` are PPO's keyword
+    arguments and go over those of the settings."""
+    ppo = {**settings["ppo"], **changes}
+    policy_kwargs = dict(settings["policy"])
+    actions = env.envs.actions
+    if isinstance(actions, ListedActions):
+        policy_kwargs["cell_scales"] = actions.scales
+    return PPO(
+        CellPolicy if isinstance(actions, ListedActions) else GaussianPolicy,
+        learner_env(env, settings),
+        learning_rate=LinearDecay(ppo.pop("learning_rate")),
+        policy_kwargs=policy_kwargs,
+        seed=seed,
+        **ppo,
+    )
 
 
 class LinearDecay:

@@ -78,15 +78,26 @@ def check_inside(viewpoint: Viewpoint, *, tolerance: float = 1e-5) -> None:
 
 def grid_centers(size: int, *, device: torch.device | str | None = None) -> Tensor:
     """Centres of the cells of a size x size grid over the frame: float32 [size^2, 2], row-major."""
-    axis = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) / size * 2 - 1
-    rows, cols = torch.meshgrid(axis, axis, indexing="ij")
-    return torch.stack((rows, cols), dim=-1).reshape(-1, 2)
+    return grid_in_scene(Viewpoint.full_scene(batch_size=1, device=device), size)[0]
+
+
+def grid_axes(viewpoint: Viewpoint, size: int) -> Tensor:
+    """Where the i-th row and the i-th column of a size x size grid over each crop are in the scene:
+    float32 [B, size, 2]."""
+    axis = (torch.arange(size, dtype=torch.float32, device=viewpoint.centers.device) + 0.5) / size
+    return viewpoint.centers[:, None] + viewpoint.scales[:, None, None] * (axis * 2 - 1)[:, None]
 
 
 def grid_in_scene(viewpoint: Viewpoint, size: int) -> Tensor:
     """Scene positions of the cells of a grid laid over each crop: float32 [B, size^2, 2]."""
-    grid = grid_centers(size, device=viewpoint.centers.device)
-    return viewpoint.centers[:, None] + viewpoint.scales[:, None, None] * grid
+    rows, cols = _rows_and_cols(viewpoint, size)
+    return torch.stack((rows, cols), dim=-1).flatten(1, 2)
+
+
+def _rows_and_cols(viewpoint: Viewpoint, size: int) -> tuple[Tensor, Tensor]:
+    """Each float32 [B, size, size], a view of `grid_axes`."""
+    rows, cols = grid_axes(viewpoint, size).unbind(-1)
+    return rows[:, :, None].expand(-1, -1, size), cols[:, None].expand(-1, size, -1)
 
 
 def sample_at_viewpoint(*, spatial: Tensor, viewpoint: Viewpoint, glimpse_size_px: int) -> Tensor:
@@ -94,8 +105,8 @@ def sample_at_viewpoint(*, spatial: Tensor, viewpoint: Viewpoint, glimpse_size_p
 
     Bilinear in float32, zero outside the scene, no anti-aliasing at any zoom (paper, section 3).
     """
-    positions = grid_in_scene(viewpoint, glimpse_size_px)
-    grid = positions.reshape(-1, glimpse_size_px, glimpse_size_px, 2).flip(-1)  # torch wants (x, y)
+    rows, cols = _rows_and_cols(viewpoint, glimpse_size_px)
+    grid = torch.stack((cols, rows), dim=-1)  # torch wants (x, y)
     sampled = F.grid_sample(
         spatial.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )

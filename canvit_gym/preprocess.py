@@ -139,7 +139,8 @@ def normalize(pictures: Tensor) -> Tensor:
             f"normalize was given {pictures.dtype} {list(pictures.shape)} but takes uint8"
             " [B, H, W, 3]; hand it the pictures of scenes, stacked."
         )
-    scaled = pictures.permute(0, 3, 1, 2).contiguous().float().div_(255)
+    planes = pictures.permute(0, 3, 1, 2)
+    scaled = planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     return scaled.sub_(_per_channel(IMAGENET_MEAN, scaled)).div_(_per_channel(IMAGENET_STD, scaled))
 
 

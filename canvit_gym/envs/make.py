@@ -21,6 +21,7 @@ from canvit_gym.model.segmentation import CanViTForSemanticSegmentation
 from canvit_gym.scenes.ade20k import ADE20KScenes, Fit
 from canvit_gym.scenes.ade20k import Split as ADE20KSplit
 from canvit_gym.scenes.base import Scenes
+from canvit_gym.scenes.cache import CachedScenes
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.scenes.emoji import Split as EmojiSplit
 from canvit_gym.scenes.folder import FolderScenes
@@ -34,6 +35,9 @@ ADE20K_ROOT = "ADE20K_ROOT"
 """Environment variables that name the folders where `scenes` is not given."""
 
 OFFICIAL_SCENE_PX = 512
+
+CACHE_BYTES = 2 * 2**30
+"""What decoded pictures and masks may take: at 512 px, all 2,000 of ADE20K's validation split."""
 
 
 def _classification(
@@ -128,6 +132,7 @@ def _imagenet(
     split: FolderSplit = "all",
     canvas_grid_size: int = OFFICIAL_GLIMPSE.canvas_grid_size,
     scene_size_px: int = OFFICIAL_SCENE_PX,
+    cache_bytes: int = CACHE_BYTES,
     **kwargs: Any,
 ) -> dict[str, Any]:
     root = scenes or os.environ.get(IMAGENET_ROOT)
@@ -137,8 +142,12 @@ def _imagenet(
             f"named by wnid) or set ${IMAGENET_ROOT}, or try CanViT-Emoji-v0, which needs none."
         )
     folder = FolderScenes(root, size_px=scene_size_px, split=split)
-    glimpse = replace(OFFICIAL_GLIMPSE, canvas_grid_size=canvas_grid_size)
-    return _classification(scenes=folder, glimpse=glimpse, backbone=backbone, **kwargs)
+    return _classification(
+        scenes=_cached(folder, cache_bytes=cache_bytes),
+        glimpse=replace(OFFICIAL_GLIMPSE, canvas_grid_size=canvas_grid_size),
+        backbone=backbone,
+        **kwargs,
+    )
 
 
 def _ade20k(
@@ -151,6 +160,7 @@ def _ade20k(
     canvas_grid_size: int = 64,
     scene_size_px: int = OFFICIAL_SCENE_PX,
     label_size_px: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
     **kwargs: Any,
 ) -> dict[str, Any]:
     root = scenes or os.environ.get(ADE20K_ROOT)
@@ -160,14 +170,24 @@ def _ade20k(
             f"(with images and annotations) or set ${ADE20K_ROOT}, or try CanViT-EmojiSeg-v0, "
             "which needs none."
         )
+    folder = ADE20KScenes(root, size_px=scene_size_px, split=split, fit=fit)
     return _segmentation(
-        scenes=ADE20KScenes(root, size_px=scene_size_px, split=split, fit=fit),
+        scenes=_cached(folder, cache_bytes=cache_bytes),
         glimpse=replace(OFFICIAL_GLIMPSE, canvas_grid_size=canvas_grid_size),
         backbone=backbone,
         probe=ade20k_probe(canvas_grid_size) if probe is None else probe,
         label_size_px=scene_size_px if label_size_px is None else label_size_px,
         **kwargs,
     )
+
+
+def _cached(scenes: Scenes, *, cache_bytes: int) -> Scenes:
+    if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < 0:
+        raise ValueError(
+            f"cache_bytes is {cache_bytes!r}; give how many bytes of decoded pictures to keep, or "
+            "0 to decode each anew."
+        )
+    return CachedScenes(scenes, max_bytes=cache_bytes) if cache_bytes else scenes
 
 
 def emoji_env(**kwargs: Any) -> CanViTEnv:

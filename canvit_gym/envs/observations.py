@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.errors import require_choice
+from canvit_gym.model.canvit import RecurrentState
 
 ObservationKind = Literal["compact", "full"]
 
@@ -74,6 +75,12 @@ class Observations:
         q, r = torch.linalg.qr(gaussian)
         return (q * r.diagonal().sign()).float().to(self.rollout.device)
 
+    @cached_property
+    def _pooling(self) -> Tensor:
+        """Means over the canvas' rows, or columns, that an observed one covers: [grid, G]."""
+        everything = torch.eye(self.rollout.glimpse.canvas_grid_size, device=self.rollout.device)
+        return F.adaptive_avg_pool1d(everything, self.grid_size).T
+
     @property
     def space(self) -> spaces.Dict:
         config = self.rollout.task.model.canvit.config
@@ -95,17 +102,15 @@ class Observations:
     @torch.inference_mode()
     def observe(self, episode: Episode) -> dict[str, Tensor]:
         """Observations of B episodes, each as in the space with B in front."""
-        patches = self.rollout.task.model.canvit.canvas_patches(episode.state)
-        tokens = F.layer_norm(patches, patches.shape[-1:])
-        if self._reduced:
-            tokens = tokens @ self._projection
-        size = self.rollout.glimpse.canvas_grid_size
-        canvas = tokens.transpose(1, 2).reshape(episode.batch_size, -1, size, size)
+        read = self._reduced_tokens if self._reduced else self._tokens
+        canvas = read(episode.state).mT.reshape(
+            episode.batch_size, -1, self.grid_size, self.grid_size
+        )
         cls = episode.state.recurrent_cls[:, 0].float()
         steps = torch.arange(episode.history.shape[1], device=episode.device)
         taken = (steps < episode.glimpses[:, None]).float()
         observation = {
-            "canvas": self._pool(canvas).contiguous(),
+            "canvas": canvas.contiguous(),
             "cls": F.layer_norm(cls, cls.shape[-1:]),
             "viewpoints": torch.cat((episode.history, taken[..., None]), dim=-1),
             "progress": (episode.looks.float() / self.rollout.budget)[:, None],
@@ -113,9 +118,27 @@ class Observations:
         task = self.rollout.task
         if task.decodes_canvas:
             highest = math.log(len(task.class_names))
-            entropy = task.entropy_map(episode.belief)[:, None] / highest
-            observation["entropy"] = self._pool(entropy).clamp(0, 1)
+            entropy = task.entropy_map(episode.belief) / highest
+            if self._reduced:
+                entropy = self._pooling @ entropy @ self._pooling.T
+            observation["entropy"] = entropy[:, None].clamp(0, 1)
         return observation
 
-    def _pool(self, maps: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(maps, self.grid_size) if self._reduced else maps
+    def _tokens(self, state: RecurrentState) -> Tensor:
+        """Canvas patches after a LayerNorm: [B, G^2, C]."""
+        # The registers too, because normalising a slice would copy it first.
+        normalized = replace(state, canvas=F.layer_norm(state.canvas, state.canvas.shape[-1:]))
+        return self.rollout.task.model.canvit.canvas_patches(normalized)
+
+    def _reduced_tokens(self, state: RecurrentState) -> Tensor:
+        """The same, averaged over blocks and projected: [B, grid^2, channels]."""
+        size, batch_size = self.rollout.glimpse.canvas_grid_size, len(state.canvas)
+        # On a CPU scene by scene, because one normalised canvas stays in the cache.
+        at_once = 1 if state.canvas.device.type == "cpu" else batch_size
+        blocks = []
+        for first in range(0, batch_size, at_once):
+            tokens = self._tokens(state[first : first + at_once])
+            rows = self._pooling @ tokens.unflatten(1, (size, size)).flatten(2)
+            cells = self._pooling @ rows.unflatten(2, (size, -1))
+            blocks.append(cells.flatten(1, 2) @ self._projection)
+        return torch.cat(blocks)

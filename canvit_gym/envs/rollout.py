@@ -163,32 +163,32 @@ class Rollout:
     @torch.inference_mode()
     def start(self, scenes: Sequence[Scene]) -> Episode:
         """New episodes of these scenes, after the initial glimpse where there is one."""
-        model, device = self.task.model, self.device
+        model, device, batch_size = self.task.model, self.device, len(scenes)
         pictures = torch.from_numpy(np.stack([scene.picture for scene in scenes]))
-        state = model.init_state(
-            batch_size=len(scenes), canvas_grid_size=self.glimpse.canvas_grid_size
-        )
+        pictures = normalize(pictures.to(device))
         targets = self.task.targets(scenes, device=device)
-        belief = self.task.belief(state)
-        verdict = self.task.judge(belief, targets)
-        counts = torch.zeros(len(scenes), dtype=torch.int64, device=device)
-        episode = Episode(
+        state = model.init_state(
+            batch_size=batch_size, canvas_grid_size=self.glimpse.canvas_grid_size
+        )
+        history = torch.zeros(batch_size, self.budget + 1, 3, device=device)
+        none_yet = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        glimpses = none_yet
+        if self.initial_glimpse is not None:
+            full = Viewpoint.full_scene(batch_size=batch_size, device=device)
+            state = self._take_in(pictures, state, full, consume_state=True)
+            history[:, 0, 2] = 1
+            glimpses = none_yet + 1
+        return Episode(
             scenes=tuple(scenes),
-            pictures=normalize(pictures.to(device)),
+            pictures=pictures,
             targets=targets,
             state=state,
-            history=torch.zeros(len(scenes), self.budget + 1, 3, device=device),
-            glimpses=counts,
-            looks=counts,
-            stopped=torch.zeros_like(counts, dtype=torch.bool),
-            belief=belief,
-            potentials=verdict.potentials,
-            outcome=verdict.outcome,
+            history=history,
+            glimpses=glimpses,
+            looks=none_yet,
+            stopped=torch.zeros_like(none_yet, dtype=torch.bool),
+            **self._reading(state, targets),
         )
-        if self.initial_glimpse is None:
-            return episode
-        full = Viewpoint.full_scene(batch_size=len(scenes), device=device)
-        return replace(self._glimpse(episode, full), looks=counts)
 
     @torch.inference_mode()
     def look(self, episode: Episode, viewpoint: Viewpoint) -> Episode:
@@ -199,7 +199,17 @@ class Rollout:
         _require_one_each("viewpoints", viewpoint.batch_size, episode)
         check_inside(viewpoint)
         self._require_going(episode)
-        return self._glimpse(episode, viewpoint)
+        state = self._take_in(episode.pictures, episode.state, viewpoint)
+        rows = torch.arange(episode.batch_size, device=episode.device)
+        taken = torch.cat((viewpoint.centers, viewpoint.scales[:, None]), dim=1)
+        return replace(
+            episode,
+            state=state,
+            history=episode.history.index_put((rows, episode.glimpses), taken),
+            glimpses=episode.glimpses + 1,
+            looks=episode.looks + 1,
+            **self._reading(state, episode.targets),
+        )
 
     def stop(self, episode: Episode, mask: Tensor) -> Episode:
         """The episodes, ended where the mask, bool [B], says so; nothing else changes.
@@ -230,8 +240,11 @@ class Rollout:
 
     def sample(self, episode: Episode, viewpoint: Viewpoint) -> Tensor:
         """What CanViT sees at the viewpoints: float32 [B, 3, g, g], ImageNet-normalised."""
+        return self._sample(episode.pictures, viewpoint)
+
+    def _sample(self, pictures: Tensor, viewpoint: Viewpoint) -> Tensor:
         return sample_at_viewpoint(
-            spatial=episode.pictures,
+            spatial=pictures,
             viewpoint=viewpoint,
             glimpse_size_px=self.glimpse.glimpse_size_px,
         )
@@ -246,26 +259,27 @@ class Rollout:
         if bool(episode.stopped[where].any()):
             raise ValueError("An episode was stopped already; start a new one to look again.")
 
-    def _glimpse(self, episode: Episode, viewpoint: Viewpoint) -> Episode:
-        device = episode.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+    def _take_in(
+        self,
+        pictures: Tensor,
+        state: RecurrentState,
+        viewpoint: Viewpoint,
+        *,
+        consume_state: bool = False,
+    ) -> RecurrentState:
+        glimpse = self._sample(pictures, viewpoint)
+        half = self.precision == "bfloat16"
+        with torch.autocast(glimpse.device.type, torch.bfloat16, enabled=half):
             output = self.task.model.canvit(
-                glimpse=self.sample(episode, viewpoint), state=episode.state, viewpoint=viewpoint
+                glimpse=glimpse, state=state, viewpoint=viewpoint, consume_state=consume_state
             )
-        belief = self.task.belief(output.state)
-        verdict = self.task.judge(belief, episode.targets)
-        rows = torch.arange(episode.batch_size, device=device)
-        taken = torch.cat((viewpoint.centers, viewpoint.scales[:, None]), dim=1)
-        return replace(
-            episode,
-            state=output.state,
-            history=episode.history.index_put((rows, episode.glimpses), taken),
-            glimpses=episode.glimpses + 1,
-            looks=episode.looks + 1,
-            belief=belief,
-            potentials=verdict.potentials,
-            outcome=verdict.outcome,
-        )
+        return output.state
+
+    def _reading(self, state: RecurrentState, targets: Tensor) -> dict[str, Any]:
+        """The fields of an episode that the task fills."""
+        belief = self.task.belief(state)
+        verdict = self.task.judge(belief, targets)
+        return {"belief": belief, "potentials": verdict.potentials, "outcome": verdict.outcome}
 
 
 def _require_one_each(what: str, count: int, episode: Episode) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +17,7 @@ from canvit_gym.envs.actions import ActionKind, make_actions
 from canvit_gym.envs.observations import ObservationKind, Observations
 from canvit_gym.envs.rendering import render_episode
 from canvit_gym.envs.rollout import Choice, Episode, Rollout
+from canvit_gym.envs.transfer import to_numpy
 from canvit_gym.errors import require_choice
 from canvit_gym.model.identity import BackboneIdentity
 from canvit_gym.scanpaths import measures
@@ -135,9 +136,10 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         self._seed_orders(seed, rows)
         self._start(rows, self._draw(rows) if chosen is None else self._chosen(chosen, rows))
         self._done[rows] = False
+        report = self._report(self.episode, np.arange(self.num_envs))
         infos: dict[str, Any] = {}
-        self._put_info(infos, rows, self._info(rows))
-        return self._out(self.observations.observe(self.episode)), infos
+        self._put_info(infos, rows, _rows_of(report.info, rows))
+        return report.observation, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, np.ndarray, np.ndarray, dict[str, Any]]:
         before = self.episode
@@ -155,28 +157,27 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
                 f"Episodes {waiting.tolist()} have ended; reset them with "
                 "options={'reset_mask': mask} first."
             )
-        everyone = np.arange(self.num_envs)
         self._episode = after = self.rollout.act(before, choice)
-        reward = self._reward(before, after)
-        done = self.rollout.finished(after).cpu().numpy()
+        everyone = np.arange(self.num_envs)
+        report = self._report(after, everyone, before=before)
+        observation, done = report.observation, report.done
         ended, going = np.flatnonzero(done), np.flatnonzero(~done)
         infos: dict[str, Any] = {}
-        info = self._info(everyone, before=before)
         if self.autoreset_mode != AutoresetMode.SAME_STEP or not done.any():
-            self._done = done
-            self._put_info(infos, everyone, info)
+            self._done = done.copy()
+            self._put_info(infos, everyone, report.info)
             self._put_info(infos, ended, self._scanpath(ended))
         else:
-            final = self._out(self.observations.observe(after.select(ended)))
-            infos["final_obs"], infos["_final_obs"] = _final_observations(final, done), done
-            infos["final_info"], infos["_final_info"] = {}, done
-            self._put_info(infos["final_info"], ended, _rows_of(info, ended))
+            infos["final_obs"] = _final_observations(report.observation, done)
+            infos["_final_obs"] = infos["_final_info"] = done
+            infos["final_info"] = {}
+            self._put_info(infos["final_info"], ended, _rows_of(report.info, ended))
             self._put_info(infos["final_info"], ended, self._scanpath(ended))
-            self._start(ended, self._draw(ended))
-            self._put_info(infos, going, _rows_of(info, going))
-            self._put_info(infos, ended, self._info(ended))
-        observation = self._out(self.observations.observe(self.episode))
-        return observation, self._reward_out(reward), done, np.zeros_like(done), infos
+            fresh = self._report(self._start(ended, self._draw(ended)), ended)
+            self._put_info(infos, going, _rows_of(report.info, going))
+            self._put_info(infos, ended, fresh.info)
+            observation = _with_rows(observation, ended, fresh.observation)
+        return observation, report.reward, done, np.zeros_like(done), infos
 
     def _step_and_reset(
         self, choice: Choice, waiting: np.ndarray
@@ -184,23 +185,24 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         """NEXT_STEP autoreset: rows that ended a step ago start anew, the others look or stop."""
         going = np.flatnonzero(~self._done)
         before = self.episode
-        reward = torch.zeros(self.num_envs, device=self.rollout.device)
+        reward: Any = torch.zeros(self.num_envs, device=self.rollout.device)
+        if self.output == "numpy":
+            reward = np.zeros(self.num_envs)
         infos: dict[str, Any] = {}
         if len(going):
             some = before.select(going)
-            rows = torch.from_numpy(going).to(self.rollout.device)
-            after = self.rollout.act(some, choice[rows])
+            after = self.rollout.act(some, choice[torch.from_numpy(going).to(before.device)])
             self._episode = before.put(going, after)
-            reward[rows] = self._reward(some, after)
-            self._put_info(infos, going, self._info(going, before=before))
-            ended = going[self.rollout.finished(after).cpu().numpy()]
-            self._put_info(infos, ended, self._scanpath(ended))
+            acted = self._report(after, going, before=some)
+            reward[going] = acted.reward
+            self._put_info(infos, going, acted.info)
+            self._put_info(infos, going[acted.done], self._scanpath(going[acted.done]))
         self._start(waiting, self._draw(waiting))
-        self._put_info(infos, waiting, self._info(waiting))
-        self._done = self.rollout.finished(self.episode).cpu().numpy()
-        observation = self._out(self.observations.observe(self.episode))
+        report = self._report(self.episode, np.arange(self.num_envs))
+        self._put_info(infos, waiting, _rows_of(report.info, waiting))
+        self._done = report.done
         truncated = np.zeros(self.num_envs, dtype=bool)
-        return observation, self._reward_out(reward), self._done.copy(), truncated, infos
+        return report.observation, reward, report.done.copy(), truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One uint8 [H, W, 3] picture a row; see `rendering.render_episode`."""
@@ -255,12 +257,14 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
             )
         return [(i, self.scenes[i]) for i in indices.tolist()]
 
-    def _start(self, rows: np.ndarray, numbered: list[tuple[int, Scene]]) -> None:
+    def _start(self, rows: np.ndarray, numbered: list[tuple[int, Scene]]) -> Episode:
+        """Put new episodes into these rows; returns them."""
         indices, scenes = zip(*numbered, strict=True)
         started = self.rollout.start(scenes)
         first = self._episode is None
         self._episode = started if first else self.episode.put(rows, started)
         self._indices[rows] = indices
+        return started
 
     # What goes out.
 
@@ -269,19 +273,29 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         gained = after.potentials[self.reward] - before.potentials[self.reward]
         return gained - self.glimpse_cost * (after.looks - before.looks)
 
-    def _info(self, rows: np.ndarray, *, before: Episode | None = None) -> dict[str, Any]:
-        episode = self.episode.select(rows)
-        info: dict[str, Any] = {
-            "scene": self._indices[rows].copy(),
-            **_to_numpy(episode.outcome),
-            "potential_after": _to_numpy(episode.potentials),
-        }
+    def _report(
+        self, episode: Episode, rows: np.ndarray, *, before: Episode | None = None
+    ) -> _Report:
+        """What there is to say of these rows' episodes, and of what was done since `before`."""
+        info: dict[str, Any] = {**episode.outcome, "potential_after": episode.potentials}
+        own: dict[str, Any] = {"done": self.rollout.finished(episode), "info": info}
+        out: dict[str, Any] = {"observation": self.observations.observe(episode)}
         if before is not None:
-            earlier = before.select(rows)
-            place = earlier.glimpses[:, None, None].expand(-1, 1, 3)
-            info["viewpoint"] = episode.history.gather(1, place)[:, 0].cpu().numpy()
-            info["potential_before"] = _to_numpy(earlier.potentials)
-        return info
+            place = before.glimpses[:, None, None].expand(-1, 1, 3)
+            info["viewpoint"] = episode.history.gather(1, place)[:, 0]
+            info["potential_before"] = before.potentials
+            out["reward"] = self._reward(before, episode)
+        if self.output == "torch":
+            own = to_numpy(own)
+        else:
+            own = out = to_numpy(own | out)
+        reward = out.get("reward")
+        return _Report(
+            observation=out["observation"],
+            reward=reward.astype(np.float64) if isinstance(reward, np.ndarray) else reward,
+            done=own["done"],
+            info={"scene": self._indices[rows].copy(), **own["info"]},
+        )
 
     def _scanpath(self, rows: np.ndarray) -> dict[str, Any]:
         """What is said of episodes that have ended."""
@@ -302,11 +316,15 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
             shape = (self.num_envs, *value.shape[1:])
             infos.setdefault(key, np.zeros(shape, dtype=value.dtype))[rows] = value
 
-    def _out(self, observation: dict[str, torch.Tensor]) -> dict[str, Any]:
-        return observation if self.output == "torch" else _to_numpy(observation)
 
-    def _reward_out(self, reward: torch.Tensor) -> Any:
-        return reward if self.output == "torch" else reward.cpu().numpy().astype(np.float64)
+class _Report(NamedTuple):
+    """observation and reward as `output` wants them, done and info as arrays; reward is None where
+    there was no look."""
+
+    observation: dict[str, Any]
+    reward: Any
+    done: np.ndarray
+    info: dict[str, Any]
 
 
 def _is_cost(value: Any) -> bool:
@@ -314,20 +332,27 @@ def _is_cost(value: Any) -> bool:
     return is_number and 0 <= value < math.inf  # NaN is no cost either
 
 
-def _to_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    return {key: value.cpu().numpy() for key, value in tensors.items()}
-
-
-def _rows_of(info: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+def _rows_of(values: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
     return {
         key: _rows_of(value, rows) if isinstance(value, dict) else value[rows]
-        for key, value in info.items()
+        for key, value in values.items()
     }
 
 
-def _final_observations(final: dict[str, Any], done: np.ndarray) -> np.ndarray:
+def _with_rows(whole: dict[str, Any], rows: np.ndarray, part: dict[str, Any]) -> dict[str, Any]:
+    """Observations [num_envs, ...] with those of `part` in these rows."""
+    if all(len(part[key]) == len(value) for key, value in whole.items()):
+        return part
+    mixed = {}
+    for key, value in whole.items():
+        mixed[key] = value.clone() if isinstance(value, torch.Tensor) else value.copy()
+        mixed[key][rows] = part[key]
+    return mixed
+
+
+def _final_observations(observation: dict[str, Any], done: np.ndarray) -> np.ndarray:
     """Gymnasium's form: an object array with one observation for each row that ended."""
     rows = np.full(len(done), None, dtype=object)
-    for k, i in enumerate(np.flatnonzero(done)):
-        rows[i] = {key: value[k] for key, value in final.items()}
+    for i in np.flatnonzero(done):
+        rows[i] = {key: value[i] for key, value in observation.items()}
     return rows

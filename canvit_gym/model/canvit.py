@@ -118,10 +118,16 @@ class CanViT(nn.Module):
         return state.canvas[:, self.config.num_canvas_registers :]
 
     def forward(
-        self, *, glimpse: Tensor, state: RecurrentState, viewpoint: Viewpoint
+        self,
+        *,
+        glimpse: Tensor,
+        state: RecurrentState,
+        viewpoint: Viewpoint,
+        consume_state: bool = False,
     ) -> CanViTOutput:
         """Take in one glimpse, float [B, 3, g * patch, g * patch] with ImageNet normalisation.
 
+        `consume_state` gives the state up, which the frozen core makes use of; not this one.
         Raises ValueError where the glimpse is not square, or not in whole patches.
         """
         patch_size_px = self.config.backbone.patch_size_px

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from canvit_gym.geometry import Viewpoint, grid_in_scene
+from canvit_gym.geometry import Viewpoint, grid_axes
 from canvit_gym.model.attention import CanvasAttention
 from canvit_gym.model.backbone import Block, merge_heads
 from canvit_gym.model.canvit import CanViT, CanViTOutput, RecurrentState, ViewpointEncoding
@@ -199,8 +199,8 @@ def _turns(viewpoint: Viewpoint, *, size: int, prefix: int, head_dim: int) -> Te
 
     1 for the prefix, which has no position.
     """
-    diagonal = grid_in_scene(viewpoint, size)[:, :: size + 1]  # every row and column once
-    sin, cos = (x[:, 0, :, : head_dim // 2] for x in rotation_at(diagonal, head_dim=head_dim))
+    axes = grid_axes(viewpoint, size)
+    sin, cos = (x[:, 0, :, : head_dim // 2] for x in rotation_at(axes, head_dim=head_dim))
     rows, cols = torch.complex(cos, sin).chunk(2, dim=-1)  # [B, size, head_dim / 4] each
     turns = rows.new_ones(len(rows), prefix + size**2, 2, head_dim // 4)
     grid = turns[:, prefix:].unflatten(1, (size, size))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import replace
+from functools import partial
 from operator import index as as_int
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,10 @@ class CachedScenes:
         self._kept: OrderedDict[int, Scene] = OrderedDict()  # the longest unasked for comes first
         self._bytes = 0
         self._lock = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy keeps nothing yet."""
+        return partial(CachedScenes, max_bytes=self.max_bytes), (self.scenes,)
 
     def __len__(self) -> int:
         return len(self.scenes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -121,6 +122,29 @@ def test_a_reduced_canvas_is_the_full_one_pooled_and_projected(reduced: Rollout)
     torch.testing.assert_close(pooled @ projection, compact, rtol=0, atol=1e-4)
     stretch = torch.linalg.svdvals(projection)[:-1]
     torch.testing.assert_close(stretch, torch.ones(95), rtol=0, atol=1e-4)
+
+
+def test_blocks_may_overlap_where_the_grids_do_not_fit(reduced: Rollout) -> None:
+    odd = replace(reduced, glimpse=replace(reduced.glimpse, canvas_grid_size=13))
+    episode = look_around(odd, glimpses=2)
+    full = Observations(rollout=odd, kind="full").observe(episode)["canvas"]
+    compact = Observations(rollout=odd)
+    pooled = F.adaptive_avg_pool2d(full, 8)
+    expected = torch.einsum("bchw,cd->bdhw", pooled, compact._projection)
+    torch.testing.assert_close(compact.observe(episode)["canvas"], expected, rtol=0, atol=1e-5)
+
+
+def test_entropy_is_averaged_where_the_canvas_is(
+    make_segmentation_rollout: Callable[..., Rollout],
+) -> None:
+    rollout = make_segmentation_rollout()
+    rollout = replace(rollout, glimpse=replace(rollout.glimpse, canvas_grid_size=16))
+    episode = look_around(rollout, glimpses=1)
+    share = rollout.task.entropy_map(episode.belief) / math.log(47)
+    assert share.shape == (3, 16, 16) and share.std() > 0.01
+    for kind, expected in (("full", share), ("compact", F.avg_pool2d(share, 2))):
+        observed = Observations(rollout=rollout, kind=kind).observe(episode)  # type: ignore[arg-type]
+        torch.testing.assert_close(observed["entropy"], expected[:, None], rtol=0, atol=1e-5)
 
 
 def test_the_projection_is_the_same_every_time(reduced: Rollout) -> None:

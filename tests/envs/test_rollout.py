@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from canvit_gym.envs.rollout import Choice, Episode, Rollout
 from canvit_gym.geometry import Viewpoint
+from canvit_gym.model.frozen import freeze
 from canvit_gym.scenes.emoji import EmojiScenes
 
 MakeRollout = Callable[..., Rollout]
@@ -135,6 +137,17 @@ def test_bfloat16_episodes_can_be_mixed(
     mixed = ahead.put([0], rollout.start(SCENES[:1]))
     assert mixed.glimpses[0] < mixed.glimpses[1]
     rollout.look(mixed, FOUR)
+
+
+def test_a_frozen_backbone_starts_alike_every_time(make_rollout: MakeRollout) -> None:
+    """It may write on the canvas before the first glimpse, but not on what that came from."""
+    rollout = make_rollout()
+    model = freeze(copy.deepcopy(rollout.task.model))
+    frozen = replace(rollout, task=replace(rollout.task, model=model))
+    first, second, plain = frozen.start(SCENES), frozen.start(SCENES), rollout.start(SCENES)
+    assert torch.equal(first.state.canvas, second.state.canvas)
+    torch.testing.assert_close(first.state.canvas, plain.state.canvas, rtol=0, atol=1e-4)
+    torch.testing.assert_close(first.belief, plain.belief, rtol=0, atol=1e-4)
 
 
 def test_the_budget_is_kept(make_rollout: MakeRollout) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -72,6 +74,14 @@ def test_kept_pixels_can_not_be_changed() -> None:
     for pixels in (scene.picture, scene.mask):
         with pytest.raises(ValueError, match="read-only"):
             pixels[:] = 0
+
+
+def test_copies_go_on_with_the_limit_but_keep_nothing_yet() -> None:
+    scenes = CachedScenes(CountedScenes(), max_bytes=1000)
+    scenes[1]
+    for again in (copy.deepcopy(scenes), pickle.loads(pickle.dumps(scenes))):
+        assert again.max_bytes == 1000 and again._bytes == 0
+        assert again[1].name == "1" and again.scenes.asked == [1, 1]
 
 
 def test_a_scene_that_failed_is_asked_for_again() -> None:

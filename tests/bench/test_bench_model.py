@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from canvit_gym import bench
-from canvit_gym.bench import FROZEN, PLAIN, REFERENCE, take_turns
+from canvit_gym.bench import model as bench
+from canvit_gym.bench.model import FROZEN, PLAIN, REFERENCE, take_turns
+from canvit_gym.model.canvit import CanViT
 
 
 def test_turns_alternate() -> None:
@@ -68,6 +70,45 @@ def test_command_without_the_reference(
     figures = run(tmp_path, "--precision", "bfloat16")
     assert [record["variant"] for record in figures["results"]] == [PLAIN, FROZEN]
     assert "ratios are to our plain core" in capsys.readouterr().out
+
+
+def test_compiled_variants_join_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[type] = []
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **kwargs: compiled.append(type(self))
+    )
+    monkeypatch.setattr(bench, "reference_version", lambda: None)
+    figures = run(tmp_path, "--compile")
+    variants = [record["variant"] for record in figures["results"]]
+    assert variants == [PLAIN, FROZEN, "plain compiled"] and compiled == [CanViT]
+
+
+def test_the_table_has_a_line_for_each_setting() -> None:
+    def record(batch_size: int, variant: str, rate: float) -> dict[str, Any]:
+        setting = {"model": "mini", "canvas_grid": 8, "batch_size": batch_size}
+        comparison = {"ratio": rate / 100, "share_of_limit": rate / 1000}
+        return setting | {"variant": variant, "glimpses_per_second": rate} | comparison
+
+    rates = {REFERENCE: 100, "canvit-pytorch compiled": 110, PLAIN: 90, FROZEN: 150}
+    figures = {
+        "cpu": "a CPU", "gpu": None, "threads": 2, "precision": "float32", "torch": "2.9",
+        "memory": {PLAIN: 300.4, FROZEN: 200.6},
+        "results": [record(b, v, b * rate) for b in (1, 3) for v, rate in rates.items()],
+    }  # fmt: skip
+    assert bench.format_table(figures).splitlines() == [
+        "a CPU, 2 threads, float32, torch 2.9: glimpses/s of one forward",
+        "ratio: frozen to canvit-pytorch; of limit: frozen's share of one large matrix product's "
+        "rate",
+        "                                         canvit-pytorch",
+        "model     canvas  batch  canvit-pytorch        compiled     plain    frozen  ratio  "
+        "of limit",
+        "mini           8      1           100.0           110.0      90.0     150.0   1.50  "
+        "     15%",
+        "mini           8      3           300.0           330.0     270.0     450.0   4.50  "
+        "     45%",
+        "",
+        "peak memory at CanViT-B, canvas 64, batch 8: plain 300 MiB, frozen 201 MiB",
+    ]
 
 
 def test_processor_time_needs_one_thread(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""How fast CanViT takes in a glimpse: `python -m canvit_gym.bench`.
+"""How fast CanViT takes in a glimpse: `python -m canvit_gym.bench.model`.
 
 The reference implementation (canvit-pytorch), our plain core and our frozen one take turns within
 one run, on the same weights and glimpses; only their forward is timed. Ratios are medians over
@@ -8,14 +8,11 @@ rounds of one round's times, because a machine's speed drifts between rounds.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from canvit_gym.bench.machine import add_arguments, described, machine, write
 from canvit_gym.geometry import MINI_GLIMPSE, OFFICIAL_GLIMPSE, GlimpseSpec, random_viewpoint
 from canvit_gym.model.canvit import CanViT
 from canvit_gym.model.config import CanViTConfig
@@ -37,7 +35,9 @@ MODELS: dict[str, tuple[CanViTConfig, GlimpseSpec]] = {
     "mini": (MINI_CONFIG, MINI_GLIMPSE),
 }
 CANVAS_GRIDS = {"CanViT-B": (16, 32, 64), "mini": (8,)}
-REFERENCE, COMPILED, PLAIN, FROZEN = "canvit-pytorch", "canvit-pytorch compiled", "plain", "frozen"
+REFERENCE, PLAIN, FROZEN = "canvit-pytorch", "plain", "frozen"
+COMPILED = {f"{variant} compiled": variant for variant in (REFERENCE, PLAIN)}
+"""What torch.compile makes of the first two."""
 
 _MATRIX_SIDE = 2048
 _HEADER = (
@@ -69,7 +69,7 @@ def make_core(
     device: str = "cpu",
 ) -> Any:
     """A core network with these weights, or random ones."""
-    if variant in (REFERENCE, COMPILED):
+    if COMPILED.get(variant, variant) == REFERENCE:
         from canvit_core.backbone import BACKBONES, ViTSpec
         from canvit_pytorch import CanViT as Reference
         from canvit_pytorch import CanViTConfig as ReferenceConfig
@@ -88,8 +88,8 @@ def make_core(
     if weights is not None:
         core.load_state_dict(weights)
     core.eval().to(device)
-    if variant == COMPILED:
-        core.compile()
+    if variant in COMPILED:
+        core.compile(dynamic=False)
     return FrozenCanViT(core) if isinstance(core, CanViT) and variant == FROZEN else core
 
 
@@ -175,6 +175,7 @@ def measure(
     glimpses_per_second; ratio: how much faster than the first; share_of_limit: of the rate of one
     large matrix product; difference: largest, from the first's new canvas, over its largest value.
     """
+    torch.compiler.reset()  # which else would give up compiling after a few settings
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         weights = make_core(variants[0], setting.config).state_dict()
@@ -230,7 +231,7 @@ def peak_memory_mib(setting: Setting, variant: str) -> float:
 
 
 def _peak_in_fresh_process(setting: Setting, variant: str) -> float:
-    code = f"from canvit_gym.bench import *; print(peak_memory_mib({setting!r}, {variant!r}))"
+    code = f"from canvit_gym.bench.model import *; print(peak_memory_mib({setting!r}, {variant!r}))"
     command = [sys.executable, "-c", code]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -238,51 +239,65 @@ def _peak_in_fresh_process(setting: Setting, variant: str) -> float:
 # --- Command line --------------------------------------------------------------------------------
 
 
-def machine(*, device: str, precision: str) -> dict[str, Any]:
-    """What the figures were measured on and with."""
-    cpu_info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (cpu_info.read_text().splitlines() if cpu_info.exists() else ())
-        if line.startswith("model name")
+def format_table(figures: dict[str, Any]) -> str:
+    """One line a setting: glimpses a second of each variant, and how the frozen one compares."""
+    records: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
+    for record in figures["results"]:
+        setting = record["model"], record["canvas_grid"], record["batch_size"]
+        records.setdefault(setting, {})[record["variant"]] = record
+    variants = list(dict.fromkeys(record["variant"] for record in figures["results"]))
+    # "plain compiled" is written over two lines, of which the first may stay empty.
+    heads = [variant.split(" ")[::-1] for variant in variants]
+    widths = [max(8, *map(len, head)) for head in heads]
+
+    def line(setting: Sequence[Any], cells: Sequence[str], ratio: str, share: str) -> str:
+        model, canvas_grid, batch_size = setting
+        columns = "  ".join(f"{c:>{width}}" for c, width in zip(cells, widths, strict=True))
+        return f"{model:8}  {canvas_grid:>6}  {batch_size:>5}  {columns}  {ratio:>5}  {share:>8}"
+
+    lines = [
+        f"{described(figures)}: glimpses/s of one forward",
+        f"ratio: {FROZEN} to {variants[0]}; of limit: {FROZEN}'s share of one large matrix "
+        "product's rate",
+        line(("", "", ""), [" ".join(head[1:]) for head in heads], "", "").rstrip(),
+        line(("model", "canvas", "batch"), [head[0] for head in heads], "ratio", "of limit"),
     ]
-    return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-        "torch": torch.__version__,
-        "canvit-pytorch": reference_version(),
-        "precision": precision,
-    }
+    for setting, of in records.items():
+        frozen = of[FROZEN]
+        rates = [f"{of[variant]['glimpses_per_second']:.1f}" for variant in variants]
+        lines.append(
+            line(setting, rates, f"{frozen['ratio']:.2f}", f"{frozen['share_of_limit']:.0%}")
+        )
+    if figures["memory"]:
+        peaks = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in figures["memory"].items())
+        lines += ["", f"peak memory at CanViT-B, canvas 64, batch 8: {peaks}"]
+    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m canvit_gym.bench", description=__doc__.partition("\n")[0]
+        prog="python -m canvit_gym.bench.model", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--canvas", nargs="+", type=int, help="cells a side, instead of the usual")
     parser.add_argument("--batch", nargs="+", type=int, help="batch sizes, instead of the usual")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="least length of a block")
-    parser.add_argument("--threads", type=int, help="torch's on the CPU")
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall",
         help="cpu: processor time, for a busy machine; with one thread only",
     )  # fmt: skip
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--compile", action="store_true", help="the compiled reference, too")
+    parser.add_argument("--compile", action="store_true", help="compiled ones, too: minutes")
     parser.add_argument("--memory", action="store_true", help="peak memory at canvas 64, batch 8")
-    parser.add_argument("--out", type=Path, help="JSON of all figures")
+    add_arguments(parser)
     args = parser.parse_args(argv)
     threads = args.threads or torch.get_num_threads()
     if args.clock == "cpu" and (args.device != "cpu" or threads > 1):
         parser.error("--clock cpu counts the waiting of threads as work; give --threads 1.")
     torch.set_num_threads(threads)
 
-    figures: dict[str, Any] = machine(device=args.device, precision=args.precision)
+    figures = machine(device=args.device, precision=args.precision)
+    figures["canvit-pytorch"] = reference_version()
     print(", ".join(f"{name}: {value}" for name, value in figures.items() if value is not None))
     variants = [PLAIN, FROZEN]
     if reference_version() is None:
@@ -291,13 +306,15 @@ def main(argv: list[str] | None = None) -> None:
             "pip install --no-deps canvit-pytorch==0.2.1 canvit-core==0.2.1"
         )
     else:
-        variants = [REFERENCE, *([COMPILED] if args.compile else []), *variants]
+        variants = [REFERENCE, *variants]
+    if args.compile:
+        variants += [name for name, source in COMPILED.items() if source in variants]
 
     figures |= {"memory": {}, "results": []}
     if args.memory:  # first, because on Linux a process inherits its parent's peak
         setting = Setting(model="CanViT-B", canvas_grid=64, batch_size=8)
         for variant in variants:
-            if variant != COMPILED:
+            if variant not in COMPILED:
                 peak = figures["memory"][variant] = _peak_in_fresh_process(setting, variant)
                 print(f"peak memory, canvas 64, batch 8: {variant} {peak:.0f} MiB")
 
@@ -318,8 +335,9 @@ def main(argv: list[str] | None = None) -> None:
                 for record in records:
                     print(_ROW.format(**record), flush=True)
                 figures["results"] += records
+    print(f"\n{format_table(figures)}")
     if args.out:
-        args.out.write_text(json.dumps(figures, indent=1))
+        write(figures, args.out)
 
 
 if __name__ == "__main__":
