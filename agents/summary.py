@@ -182,7 +182,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
     width = max(len("policy"), *(len(name) for name in policies))
     ranked = any("regret" in row for row in policies.values())
     stopping = any(map(stops, policies.values()))
-    cost = summary.get("glimpse_cost")
+    cost = summary["glimpse_cost"]
     price = f"; the return is less {cost:g} for each after t0" if cost else ""
     lines = [
         f"{summary['env']}, {summary['split']} split, {summary['num_scenes']} scenes, "
@@ -213,8 +213,8 @@ def format_table(summary: Mapping[str, Any]) -> str:
 
 def stops(row: Mapping[str, Any]) -> bool:
     """Whether a policy of a summary stopped before tT in any scene."""
-    glimpses = row.get("glimpses")  # summaries of before there was stopping have none
-    return glimpses is not None and glimpses[-1] < len(glimpses)
+    glimpses = row["glimpses"]
+    return bool(glimpses[-1] < len(glimpses))
 
 
 def shown_steps(count: int) -> list[int]:

@@ -99,12 +99,13 @@ def test_entropy_guides_where_the_canvas_is_decoded() -> None:
 
 def test_what_is_printed() -> None:
     interval = {"low": 0.1, "high": 0.3}
-    row = {"accuracy": [0.1, 0.5], "return_mean": 1.0}
+    row = {"accuracy": [0.1, 0.5], "return_mean": 1.0, "glimpses": [1.0, 2.0]}
     summary: dict[str, Any] = {
         "env": "E",
         "split": "test",
         "num_scenes": 9,
         "budget": 1,
+        "glimpse_cost": 0.0,
         "backbone": {"name": "mini"},
         "policies": {"full_then_random": row, "oracle": row},
         "paired": {},
