@@ -115,7 +115,8 @@ class SaveAndReport(BaseCallback):
 def save_policy(model: Any, *, out: Path, record: dict[str, Any]) -> None:
     """Write policy.zip and policy.json, each whole or not at all."""
     partial = out / "policy.partial.zip"
-    model.save(partial, exclude=["_last_obs"])  # megabytes; a resumed run starts new episodes
+    # Megabytes, and a resumed run starts new episodes; a place on the machine that trained it.
+    model.save(partial, exclude=["_last_obs", "tensorboard_log"])
     partial.replace(out / "policy.zip")
     partial_record = out / "policy.partial.json"
     partial_record.write_text(
@@ -172,12 +173,16 @@ def train(
                 "to resume it, or choose another --out."
             )
     device = kwargs.get("device", "cpu")
+    logs = str(out / "tensorboard")
     if resume and (out / "policy.zip").exists():
-        model = PPO.load(out / "policy.zip", env=learner_env(env, settings), device=device)
-    else:
-        model = new_learner(
-            env, settings, seed=seed, device=device, tensorboard_log=str(out / "tensorboard")
+        model = PPO.load(
+            out / "policy.zip",
+            env=learner_env(env, settings),
+            device=device,
+            tensorboard_log=logs,
         )
+    else:
+        model = new_learner(env, settings, seed=seed, device=device, tensorboard_log=logs)
         if isinstance(model.policy, CellPolicy) and settings.get("warm_start", {}).get("glimpses"):
             warm_start(model, env.envs, seed=seed, progress=progress, **settings["warm_start"])
             save_policy(model, out=out, record=record)

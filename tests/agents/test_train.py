@@ -80,3 +80,6 @@ def test_a_policy_that_may_stop(mini_checkpoint: str, tmp_path: Path, action: st
     assert row["return_mean"] == pytest.approx(gained - cost)
     train(**asked, timesteps=48, resume=True)
     assert json.loads((directory / "policy.json").read_text())["timesteps"] == 48
+    # What is saved says nothing of the machine, and a resumed run still logs where it did.
+    assert str(tmp_path).encode() not in (directory / "policy.zip").read_bytes()
+    assert len(list((directory / "tensorboard").iterdir())) == 1
