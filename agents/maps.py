@@ -7,8 +7,8 @@ are, the second from masks, so from what each glimpse did for every cell that it
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agents.networks import coverage
+from agents.planning import Planner
 from agents.policies.quadtree import quadtree, was_visited
 from agents.policies.target import target_box
 from agents.rewards import IoUTally
@@ -34,30 +35,35 @@ _FINER = 2
 """Places a side of a cell where targets may be."""
 
 
-class PlaceMap(Protocol):
+class PlaceMap(nn.Module, ABC):
     """A head on a feature map, what it says of places, and what it learns from.
 
-    head: reads features [B, channels, grid, grid]. ranks: float32 [A, P], as in `agents.planning`.
-    planned: bool [A], the actions that plans of several glimpses are made of.
+    head: reads features [B, channels, grid, grid]. planned: bool [A], the actions that plans of
+    several glimpses are made of; planner: of those.
     """
 
-    head: nn.Conv2d
-    ranks: Tensor
     planned: Tensor
 
-    def values(self, features: Tensor) -> Tensor:
-        """What each action would gain at each place: float32 [B, A, P]."""
-        ...
+    def __init__(self, *, head: nn.Conv2d, planned: Tensor, planner: Planner) -> None:
+        super().__init__()
+        self.head, self.planner = head, planner
+        self.register_buffer("planned", planned, persistent=False)
 
+    @abstractmethod
+    def values(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """What each action would gain at once, float32 [B, A], and what each place has to give to
+        plans, float32 [B, P]."""
+
+    @abstractmethod
     def lesson(self, before: Episode, actions: Tensor, after: Episode) -> dict[str, Tensor]:
         """What is learned from B glimpses, actions int64 [B]: tensors [B, ...] by name, `weight`
         float32 [B] among them: how much the states before matter."""
-        ...
 
+    @abstractmethod
     def loss(self, features: Tensor, lesson: dict[str, Tensor]) -> Tensor: ...
 
 
-class TargetMap:
+class TargetMap(PlaceMap):
     """Where the target is: one distribution over a grid twice as fine as the canvas.
 
     `scale_values`: how often a glimpse names the target that it shows, at each of the action
@@ -68,18 +74,22 @@ class TargetMap:
         self, *, actions: ListedActions, channels: int, grid_size: int,
         scale_values: Sequence[float], target_size: float,
     ) -> None:  # fmt: skip
-        self.head = nn.Conv2d(channels, _FINER**2, 1)
-        self.side = _FINER * grid_size
-        places = grid_centers(self.side)
+        side = _FINER * grid_size
+        places = grid_centers(side)
         boxes = torch.cat((places - target_size / 2, places + target_size / 2), dim=1).clamp(-1, 1)
         viewpoints = actions.viewpoints
         crops = torch.cat((viewpoints.centers, viewpoints.scales[:, None]), dim=1)
         worth = torch.tensor(scale_values)[_scale_indices(actions)]
-        self.ranks = worth[:, None] * shown_enough(crops, boxes)
-        self.planned = torch.ones(len(crops), dtype=torch.bool)
+        super().__init__(
+            head=nn.Conv2d(channels, _FINER**2, 1),
+            planned=torch.ones(len(crops), dtype=torch.bool),
+            planner=Planner(worth[:, None] * shown_enough(crops, boxes)),
+        )
+        self.side = side
 
-    def values(self, features: Tensor) -> Tensor:
-        return self._logits(features).softmax(dim=1)[:, None] * self.ranks
+    def values(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        probability = self._logits(features).softmax(dim=1)
+        return probability @ self.planner.detail.T, probability
 
     def lesson(self, before: Episode, actions: Tensor, after: Episode) -> dict[str, Tensor]:
         """Raises ValueError for scenes that do not say where their target is."""
@@ -97,7 +107,7 @@ class TargetMap:
         return F.pixel_shuffle(self.head(features), _FINER).flatten(1)
 
 
-class GainMap:
+class GainMap(PlaceMap):
     """What a look at each cell would gain there, at each scale, in the mean IoU of the dataset (see
     `agents.rewards.IoUTally`).
 
@@ -109,27 +119,35 @@ class GainMap:
     def __init__(
         self, *, task: Segmentation, actions: ListedActions, channels: int, grid_size: int
     ) -> None:
-        self.head = nn.Conv2d(channels, len(actions.scales), 1)
-        self.task, self.grid_size = task, grid_size
         viewpoints = actions.viewpoints
         taken = torch.ones(viewpoints.batch_size, 1)
         crops = torch.cat((viewpoints.centers, viewpoints.scales[:, None], taken), dim=1)
         shown = coverage(crops[:, None], grid_size=grid_size).flatten(1)
-        self.shown = shown * (shown >= 0.5)
-        self.ranks = (self.shown > 0) / viewpoints.scales[:, None]
+        shown = shown * (shown >= 0.5)
         tiles, levels = quadtree(min_tiles=5)
-        self.planned = was_visited(crops[:, :3], history=tiles[None, levels == 1])[0]
-        if not self.planned.any():
+        planned = was_visited(crops[:, :3], history=tiles[None, levels == 1])[0]
+        if not planned.any():
             raise ValueError(
                 f"None of the scales {actions.scales} is 0.5, of which plans are made; add it to "
                 "cell_scales."
             )
-        self.scale_indices = _scale_indices(actions)
+        super().__init__(
+            head=nn.Conv2d(channels, len(actions.scales), 1),
+            planned=planned,
+            planner=Planner((shown[planned] > 0).float()),
+        )
+        self.register_buffer("shown", shown, persistent=False)
+        self.shown: Tensor
+        self.register_buffer("scale_indices", _scale_indices(actions), persistent=False)
+        self.scale_indices: Tensor
+        self.task, self.grid_size = task, grid_size
         self.tally = IoUTally(len(task.class_names))
 
-    def values(self, features: Tensor) -> Tensor:
-        gains = self.head(features).flatten(2)  # [B, scales, P]
-        return gains[:, self.scale_indices] * self.shown / self.shown.shape[1]
+    def values(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        gains = self.head(features).flatten(2) / self.shown.shape[1]  # [B, scales, P]
+        at_once = (gains[:, self.scale_indices] * self.shown).sum(dim=2)
+        tile_scale = self.scale_indices[self.planned][0]
+        return at_once, gains[:, tile_scale]
 
     def lesson(self, before: Episode, actions: Tensor, after: Episode) -> dict[str, Tensor]:
         if bool((after.glimpses == after.history.shape[1]).all()):  # the episodes have ended

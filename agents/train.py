@@ -25,6 +25,7 @@ from agents.rewards import ClipReward, DatasetIoUReward
 from agents.warm_start import warm_start
 from canvit_gym.envs.actions import ListedActions
 from canvit_gym.sb3 import CanViTVecEnv, make_sb3_env
+from canvit_gym.training.common import has_snapshot, remove_snapshot
 
 _SAVE_EVERY_UPDATES = 20
 
@@ -151,9 +152,10 @@ def train(
     total = timesteps or settings["timesteps"]
     out.mkdir(parents=True, exist_ok=True)
     saved = out / "policy.json"
-    if saved.exists() and not resume:
+    if (saved.exists() or has_snapshot(out)) and not resume:
         raise FileExistsError(
-            f"{out} holds a policy already; add --resume, or choose another --out."
+            f"{out} holds a policy already, or the beginning of one; add --resume, or choose "
+            "another --out."
         )
 
     env = make_sb3_env(env_id, num_envs=num_envs or settings["num_envs"], split="train", **kwargs)
@@ -184,8 +186,11 @@ def train(
     else:
         model = new_learner(env, settings, seed=seed, device=device, tensorboard_log=logs)
         if isinstance(model.policy, CellPolicy) and settings.get("warm_start", {}).get("glimpses"):
-            warm_start(model, env.envs, seed=seed, progress=progress, **settings["warm_start"])
+            warm_start(
+                model, env.envs, out=out, seed=seed, progress=progress, **settings["warm_start"]
+            )
             save_policy(model, out=out, record=record)
+            remove_snapshot(out)
     # A resumed run draws scenes that its first part did not.
     env.seed(seed * 1_000_003 + model.num_timesteps)
     remaining = total - model.num_timesteps

@@ -2,33 +2,38 @@
 
 PPO alone learns slowly where to look, because a glimpse says little about the places not chosen,
 and it settles for what no change of a single glimpse improves. So before PPO the policy's features
-also learn a map of places (`agents.maps`), from every glimpse and for many places at once. By that
-map the best set of as many glimpses as are left is planned (`agents.planning`), and the policy
-imitates it: it prefers actions by what a plan is worth with them. States come from the policy's own
-episodes (DAgger: Ross et al., 2011), from plans and from chance.
+also learn a map of places (`agents.maps`), from every glimpse and for many places at once, and what
+is where, which is what such maps are drawn from. By the map the best set of as many glimpses as are
+left is planned (`agents.planning`), and the policy imitates it: it prefers actions by what a plan
+is worth with them. States come from the policy's own episodes (DAgger: Ross et al., 2011), from
+plans and from chance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3 import PPO
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from agents.maps import GainMap, PlaceMap, TargetMap
 from agents.memory import Memory
 from agents.networks import NEVER, CanvasFeatures, CellPolicy
-from agents.planning import worth_in_plan
 from canvit_gym.envs.actions import ListedActions
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.errors import require_choice
+from canvit_gym.geometry import grid_centers
+from canvit_gym.scenes.base import IGNORE, Scene
 from canvit_gym.scenes.prefetch import SceneQueue
 from canvit_gym.tasks.segmentation import Segmentation
+from canvit_gym.training.common import load_snapshot, mask_at, save_snapshot
 
 MapKind = Literal["target", "gain"]
 
@@ -41,10 +46,21 @@ noisy estimates is too good to be true. Measured on 2,000 train scenes of CanViT
 IoU 0.568 without this, 0.572 with it, 0.570 where plans are never left."""
 
 
+_CLASSES = 2.0
+"""What naming every cell counts beside the rest. A map of targets learned from 65,000 glimpses
+was off by 4.39 nats on unseen scenes with this, by 4.55 without."""
+
+_FIRST_STEPS = 16
+"""Steps that are remembered before anything is learned from them."""
+
+_SAVE_EVERY_STEPS = 200
+
+
 def warm_start(
     model: PPO,
     env: CanViTVectorEnv,
     *,
+    out: Path,
     map: MapKind,
     glimpses: int,
     temperature: float,
@@ -59,27 +75,46 @@ def warm_start(
 ) -> None:
     """Train the policy of `model`, a CellPolicy, in place, on this many glimpses of env's scenes.
 
+    out: where it saves as it goes, and whose interrupted warm start it continues.
     map: "target" for scenes that know where their target is, with `scale_values` and the side of a
     typical target in scene units (`agents.maps.TargetMap`); "gain" for segmentation. temperature:
     how much more a plan must be worth for an action to be e times as probable. When to stop is not
-    taught. Raises ValueError for another action space, another task, or scenes without targets.
+    taught. Raises ValueError for another action space, another task, or scenes without targets or
+    masks, and SystemExit where what was interrupted had other settings.
     """
+    settings = {
+        "map": map, "glimpses": glimpses, "temperature": temperature, "seed": seed,
+        "learning_rate": learning_rate, "batch_size": batch_size, "memory_steps": memory_steps,
+        "updates_per_step": updates_per_step, "scale_values": list(scale_values),
+        "target_size": target_size,
+    }  # fmt: skip
     actions, policy = env.actions, model.policy
     if not isinstance(actions, ListedActions) or not isinstance(policy, CellPolicy):
         raise ValueError("The warm start needs action='cell', whose actions can be listed.")
     places = _make_map(
         map, env, actions, policy, scale_values=scale_values, target_size=target_size
     )
-    optimizer = torch.optim.Adam([*policy.parameters(), *places.head.parameters()])
-    rng = np.random.default_rng(seed)
+    names = nn.Conv2d(places.head.in_channels, len(env.scenes.mask_class_names), 1)
+    learner = nn.ModuleDict({"policy": policy, "places": places, "names": names})
+    learner.to(policy.device)
+    optimizer = torch.optim.Adam(learner.parameters())
+    done = 0
+    if saved := load_snapshot(out, settings=settings, device=policy.device):
+        learner.load_state_dict(saved["learner"])
+        optimizer.load_state_dict(saved["optimizer"])
+        done = saved["done"]
+    rng = np.random.default_rng([seed, done])
     queue = SceneQueue(env.scenes, threads=1)
     for row in range(env.num_envs):
-        queue.restart(row, np.random.default_rng([seed, row]))
+        queue.restart(row, np.random.default_rng([seed, row, done]))
     memory = Memory(steps=memory_steps)
-    rollout, smooth, done = env.rollout, 0.0, 0
-    with tqdm(total=glimpses, unit="glimpse", desc="warm start", disable=not progress) as bar:
+    rollout, smooth, steps = env.rollout, 0.0, 0
+    with tqdm(
+        total=glimpses, initial=done, unit="glimpse", desc="warm start", disable=not progress
+    ) as bar:
         while done < glimpses:
             after = rollout.start([scene for _, scene in queue.take(range(env.num_envs))])
+            classes = _classes(after.scenes, grid_size=env.observations.grid_size)
             for left in range(rollout.budget, 0, -1):
                 before = after
                 # Cloned, because what is made in inference mode can not be learned from.
@@ -88,20 +123,30 @@ def warm_start(
                 chosen = _explore(logits, wanted, is_last=left == 1, rng=rng)
                 after = rollout.look(before, actions.viewpoints[chosen.cpu()].to(before.device))
                 lesson = places.lesson(before, chosen, after)
-                memory.add(wanted=wanted, **lesson, **observed)
+                memory.add(wanted=wanted, classes=classes, **lesson, **observed)
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * max(0.0, 1 - done / glimpses)
+                steps, done = steps + 1, done + env.num_envs
+                bar.update(env.num_envs)
+                if steps <= _FIRST_STEPS:
+                    continue
                 policy.set_training_mode(True)
                 for _ in range(updates_per_step):
-                    loss = _loss(policy, places, memory.draw(batch_size, rng=rng))
+                    loss = _loss(policy, places, names, memory.draw(batch_size, rng=rng))
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
                 value = float(loss.detach())
-                smooth = 0.98 * smooth + 0.02 * value if done else value
-                done += env.num_envs
-                bar.update(env.num_envs)
+                smooth = 0.98 * smooth + 0.02 * value if smooth else value
                 bar.set_postfix(loss=f"{smooth:.3f}")
+                if steps % _SAVE_EVERY_STEPS == 0:
+                    save_snapshot(
+                        out,
+                        settings=settings,
+                        learner=learner.state_dict(),
+                        optimizer=optimizer.state_dict(),
+                        done=done,
+                    )
     queue.close()
 
 
@@ -159,12 +204,10 @@ def _plan(
     """The policy's logits and the probabilities that plans want, both [B, A]."""
     policy.set_training_mode(False)
     features, logits = _features(policy, observed)
-    values = places.values(features)
-    at_once = values.sum(dim=2)
+    at_once, gains = places.values(features)
     if left > 1:
-        among = places.planned
         worth = torch.full_like(logits, -torch.inf)
-        worth[:, among] = worth_in_plan(values[:, among], places.ranks[among], num_glimpses=left)
+        worth[:, places.planned] = places.planner.worth(gains, num_glimpses=left)
         worth += _AT_ONCE * at_once
     else:
         worth = at_once.where(places.planned, at_once / _LEAVING)
@@ -184,12 +227,29 @@ def _explore(logits: Tensor, wanted: Tensor, *, is_last: bool, rng: np.random.Ge
     return torch.where(kind >= (4 if is_last else 7), noise.argmax(dim=1), chosen)
 
 
-def _loss(policy: CellPolicy, places: PlaceMap, batch: dict[str, Tensor]) -> Tensor:
-    """What the map has to learn, and cross-entropy with what plans want."""
+def _classes(scenes: Sequence[Scene], *, grid_size: int) -> Tensor:
+    """Mask values at the middles of cells: int64 [B, grid, grid]."""
+    masks = []
+    for scene in scenes:
+        if scene.mask is None:
+            raise ValueError(
+                f"Scene {scene.name} has no mask, which the warm start learns from; choose scenes "
+                "with masks, or leave warm_start out of the hyperparameters."
+            )
+        masks.append(scene.mask)
+    cells = grid_centers(grid_size).expand(len(scenes), -1, -1)
+    return mask_at(torch.from_numpy(np.stack(masks)), cells).unflatten(1, (grid_size, grid_size))
+
+
+def _loss(
+    policy: CellPolicy, places: PlaceMap, names: nn.Module, batch: dict[str, Tensor]
+) -> Tensor:
+    """What the map has to learn, what is where, and cross-entropy with what plans want."""
     batch = {key: value.to(policy.device) for key, value in batch.items()}
     wanted, weight, space = batch["wanted"], batch["weight"], policy.observation_space
     assert isinstance(space, spaces.Dict)
     features, logits = _features(policy, {key: batch[key] for key in space.spaces})
     each = -(wanted * logits.log_softmax(dim=1).clamp(min=NEVER)).sum(dim=1)
     imitated = (each * weight).sum() / weight.sum().clamp(min=1e-6)
-    return places.loss(features, batch) + imitated
+    named = F.cross_entropy(names(features), batch["classes"], ignore_index=IGNORE)
+    return places.loss(features, batch) + _CLASSES * named + imitated

@@ -19,10 +19,9 @@ def load_snapshot(
 
     Raises SystemExit where the snapshot is of a run with other settings.
     """
-    path = out / _SNAPSHOT
-    if not path.exists():
+    if not has_snapshot(out):
         return None
-    saved = torch.load(path, map_location=device, weights_only=True)
+    saved = torch.load(out / _SNAPSHOT, map_location=device, weights_only=True)
     if saved["run"] != settings:
         raise SystemExit(
             f"{out} holds a run with other settings ({saved['run']}); "
@@ -31,11 +30,21 @@ def load_snapshot(
     return saved
 
 
+def has_snapshot(out: Path) -> bool:
+    """Whether `out` holds a run that was interrupted."""
+    return (out / _SNAPSHOT).exists()
+
+
 def save_snapshot(out: Path, *, settings: dict[str, Any], **state: Any) -> None:
     """Replace the snapshot in `out`; an interruption never leaves half a file."""
     partial = (out / _SNAPSHOT).with_suffix(".partial")
     torch.save({**state, "run": settings}, partial)
     partial.replace(out / _SNAPSHOT)
+
+
+def remove_snapshot(out: Path) -> None:
+    """Of a run that ended, whose outcome is saved elsewhere."""
+    (out / _SNAPSHOT).unlink(missing_ok=True)
 
 
 def append_log(out: Path, **figures: Any) -> None:

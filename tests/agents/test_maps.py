@@ -46,8 +46,10 @@ def test_a_certain_target_is_worth_what_its_scale_names() -> None:
     with torch.no_grad():  # a head that is sure of the place at row 5, column 2 of 16 x 16
         places.head.weight.zero_()
         places.head.weight[2, 0] = 50
-        values = places.values(features).sum(dim=2)[0]
-    fine, coarse = values.reshape(2, 8, 8)
+        at_once, gains = places.values(features)
+    assert int(gains[0].argmax()) == 5 * 16 + 2
+    torch.testing.assert_close(gains.sum(), torch.tensor(1.0))
+    fine, coarse = at_once.reshape(2, 8, 8)
     assert fine[2, 1] == pytest.approx(1, abs=1e-4)  # this crop shows the place, and few others do
     assert (fine > 0.5).sum() <= 6 and fine[5:].max() < 1e-4
     assert coarse[2, 1] == pytest.approx(0.8, abs=1e-4) == coarse.max()
@@ -124,6 +126,14 @@ def test_plans_of_several_glimpses_are_the_quarters() -> None:
         set(planned.scales.tolist()) == {0.5}
         and len(set(map(tuple, planned.centers.tolist()))) == 4
     )
+    # Each quarter has what its cells have at that scale, and so have plans of all four.
+    with torch.no_grad():
+        at_once, gains = places.values(torch.randn(1, 4, 8, 8))
+    assert gains.shape == (1, 64)
+    assert int(places.planned.sum()) == 16  # four cells are clipped to each quarter
+    torch.testing.assert_close(at_once[0, places.planned].sum() / 4, gains.sum())
+    worth = places.planner.worth(gains.abs(), num_glimpses=4)
+    torch.testing.assert_close(worth.max(), gains.abs().sum())
     without = cell_actions(grid_size=8, scales=(0.25,))
     with pytest.raises(ValueError, match="None of the scales"):
         GainMap(task=env.rollout.task, actions=without, channels=4, grid_size=8)

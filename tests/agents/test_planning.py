@@ -6,23 +6,16 @@ from itertools import combinations
 
 import torch
 
-from agents.planning import worth_in_plan
+from agents.planning import Planner
 
 
-def best_by_trying_all(values: torch.Tensor, ranks: torch.Tensor, *, num_glimpses: int) -> float:
-    def total(plan: tuple[int, ...]) -> float:
-        gained = 0.0
-        for place in range(values.shape[1]):
-            showing = [a for a in plan if ranks[a, place] > 0]
-            if showing:
-                gained += float(values[max(showing, key=lambda a: ranks[a, place]), place])
-        return gained
-
-    return max(total(plan) for plan in combinations(range(len(values)), num_glimpses))
+def best_by_trying_all(gains: torch.Tensor, detail: torch.Tensor, *, num_glimpses: int) -> float:
+    plans = combinations(range(len(detail)), num_glimpses)
+    return max(float((gains * detail[list(plan)].amax(dim=0)).sum()) for plan in plans)
 
 
 def windows(length: int, width: int) -> torch.Tensor:
-    """Ranks of crops of `width` places at every offset of a line."""
+    """Detail of crops of `width` places at every offset of a line."""
     starts = torch.arange(length - width + 1)
     places = torch.arange(length)
     return ((places >= starts[:, None]) & (places < starts[:, None] + width)).float()
@@ -31,10 +24,9 @@ def windows(length: int, width: int) -> torch.Tensor:
 def test_a_plan_covers_what_the_best_single_glimpse_would_leave_in_pieces() -> None:
     # Twelve places, crops of six: the best one lies in the middle, and beside it nothing fits.
     gains = torch.tensor([1.0, 1, 1, 1.1, 1.1, 1.1, 1.1, 1.1, 1.1, 1, 1, 1])
-    ranks = windows(12, 6)
-    values = (gains * ranks)[None]
-    assert int(values[0].sum(dim=1).argmax()) == 3
-    worth = worth_in_plan(values, ranks, num_glimpses=2)[0]
+    detail = windows(12, 6)
+    assert int((detail @ gains).argmax()) == 3
+    worth = Planner(detail).worth(gains[None], num_glimpses=2)[0]
     assert sorted(worth.topk(2).indices.tolist()) == [0, 6]
     torch.testing.assert_close(worth.max(), gains.sum())
     # With the middle one, half of the rest is lost.
@@ -43,26 +35,27 @@ def test_a_plan_covers_what_the_best_single_glimpse_would_leave_in_pieces() -> N
 
 def test_the_last_glimpse_is_worth_what_it_gains() -> None:
     generator = torch.Generator().manual_seed(0)
-    ranks = windows(8, 3)
-    values = torch.randn(5, 6, 8, generator=generator) * ranks
-    torch.testing.assert_close(
-        worth_in_plan(values, ranks, num_glimpses=1), values.sum(dim=2), rtol=0, atol=1e-5
-    )
+    detail = windows(8, 3) * (0.5 + torch.arange(6)[:, None] / 10)
+    gains = torch.randn(5, 8, generator=generator)
+    worth = Planner(detail).worth(gains, num_glimpses=1)
+    torch.testing.assert_close(worth, gains @ detail.T, rtol=0, atol=1e-5)
 
 
-def test_the_better_ranked_crop_decides_even_where_it_gains_less() -> None:
-    ranks = torch.tensor([[1.0, 1.0], [2.0, 0.0]])
-    values = torch.tensor([[[3.0, 1.0], [2.0, 0.0]]])
-    worth = worth_in_plan(values, ranks, num_glimpses=2)
-    torch.testing.assert_close(worth.max(), torch.tensor(4.0))  # the coarse crop twice
-    torch.testing.assert_close(worth, torch.tensor([[4.0, 3.0]]))
+def test_the_crop_that_shows_a_place_best_decides_what_it_gains() -> None:
+    detail = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.25]])
+    worth = Planner(detail).worth(torch.tensor([[4.0, 1.0, 2.0]]), num_glimpses=2)[0]
+    # Both together gain 4 + 0.5; the last crop beside the second, 4 + 0.5, too.
+    torch.testing.assert_close(worth, torch.tensor([4.5, 4.5, 4.5]))
+    worth = Planner(detail).worth(torch.tensor([[4.0, 1.0, 0.4]]), num_glimpses=2)[0]
+    torch.testing.assert_close(worth, torch.tensor([4.5, 4.5, 4.1]))
 
 
 def test_plans_come_close_to_the_best_of_all_sets() -> None:
     generator = torch.Generator().manual_seed(1)
-    ranks = windows(16, 5) * (1 + torch.rand(12, 1, generator=generator))
-    values = torch.rand(20, 1, 16, generator=generator) * (ranks > 0)
-    found = worth_in_plan(values, ranks, num_glimpses=3, sweeps=2).amax(dim=1)
-    best = torch.tensor([best_by_trying_all(v, ranks, num_glimpses=3) for v in values])
+    detail = windows(16, 5) * (1 + torch.rand(12, 1, generator=generator))
+    gains = torch.rand(20, 16, generator=generator)
+    planner = Planner(detail)
+    found = planner.worth(gains, num_glimpses=3, sweeps=2).amax(dim=1)
+    best = torch.tensor([best_by_trying_all(g, planner.detail, num_glimpses=3) for g in gains])
     assert bool((found <= best + 1e-5).all())
     assert float((found / best).mean()) > 0.97

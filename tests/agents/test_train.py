@@ -12,6 +12,7 @@ from agents.evaluate import evaluate, make_benchmark
 from agents.playing import play
 from agents.policies import load_policy, make_policies, trained_env_kwargs
 from agents.train import changed, load_hyperparameters, train
+from canvit_gym.training.common import save_snapshot
 
 ENV = "CanViT-Emoji-v0"
 SMALL: dict[str, Any] = {  # a training of seconds
@@ -54,6 +55,29 @@ def test_a_short_run_makes_a_policy_that_plays(
     assert policy.model.n_steps == 4 and policy.model.policy.features_extractor.channels == 8
     seen = play(policy, scenes=env.scenes, num_scenes=2)
     assert seen.viewpoints.shape == (2, 3, 3)
+
+
+def test_an_interrupted_warm_start_is_not_lost(
+    mini_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, out: Path, **kwargs: Any) -> None:
+        save_snapshot(out, settings={})
+        raise KeyboardInterrupt
+
+    asked = {
+        "env_id": ENV, "out": tmp_path, "env_kwargs": {"backbone": mini_checkpoint, "budget": 2},
+        "hyperparameters": SMALL,
+    }  # fmt: skip
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("agents.train.warm_start", interrupted)
+        train(**asked)
+    with pytest.raises(FileExistsError, match="the beginning of one; add --resume"):
+        train(**asked)
+    continued = []
+    monkeypatch.setattr("agents.train.warm_start", lambda *a, out, **k: continued.append(out))
+    train(**asked, resume=True)
+    assert continued == [tmp_path]
+    assert (tmp_path / "policy.zip").exists() and not (tmp_path / "training.pt").exists()
 
 
 @pytest.mark.parametrize("action", ["cell", "box"])

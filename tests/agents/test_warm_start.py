@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
 
+from agents import warm_start as module
 from agents.networks import CellPolicy, GaussianPolicy
 from agents.warm_start import warm_start
 from canvit_gym.sb3 import CanViTVecEnv, make_sb3_env
@@ -67,18 +71,18 @@ def gain_of_one_look(env: CanViTVecEnv, model: PPO, *, potential: str) -> float:
     ],
 )
 def test_looks_gain_more_than_by_chance(
-    env_id: str, settings: dict[str, Any], potential: str
+    env_id: str, settings: dict[str, Any], potential: str, tmp_path: Path
 ) -> None:
     env, model = make_model(env_id, num_envs=64)
-    warm_start(model, env.envs, glimpses=64 * 4 * 12, **settings)
+    warm_start(model, env.envs, out=tmp_path, glimpses=64 * 4 * 16, **settings)
     assert gain_of_one_look(env, model, potential=potential) > 0.02
 
 
-def test_nothing_is_said_about_stopping() -> None:
+def test_nothing_is_said_about_stopping(tmp_path: Path) -> None:
     env, model = make_model("CanViT-Emoji-v0", num_envs=4, stop_action=True)
     policy = model.policy
     before = {name: value.clone() for name, value in policy.state_dict().items()}
-    warm_start(model, env.envs, glimpses=4 * 8, **TARGET)
+    warm_start(model, env.envs, out=tmp_path, glimpses=4 * 20, **TARGET)
     changed = {name for name, value in policy.state_dict().items() if (value != before[name]).any()}
     assert {"mlp_extractor.logits.weight", "features_extractor.embed.weight"} <= changed
     assert not changed & {"mlp_extractor.stop.weight", "mlp_extractor.stop.bias"}
@@ -94,8 +98,63 @@ def test_nothing_is_said_about_stopping() -> None:
     ],
 )
 def test_what_can_not_be_learned_is_refused_at_once(
-    env_id: str, kwargs: dict[str, Any], changes: dict[str, Any], complaint: str
+    env_id: str, kwargs: dict[str, Any], changes: dict[str, Any], complaint: str, tmp_path: Path
 ) -> None:
     env, model = make_model(env_id, num_envs=2, **kwargs)
     with pytest.raises(ValueError, match=complaint):
-        warm_start(model, env.envs, glimpses=8, **{**TARGET, **changes})
+        warm_start(model, env.envs, out=tmp_path, glimpses=8, **{**TARGET, **changes})
+
+
+def test_scenes_without_masks_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env, model = make_model("CanViT-Emoji-v0", num_envs=2)
+    draw = type(env.envs.scenes).__getitem__
+    monkeypatch.setattr(
+        type(env.envs.scenes),
+        "__getitem__",
+        lambda self, i: dataclasses.replace(draw(self, i), mask=None, name="photo.jpeg"),
+    )
+    with pytest.raises(ValueError, match="photo.jpeg has no mask"):
+        warm_start(model, env.envs, out=tmp_path, glimpses=8, **TARGET)
+
+
+def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_STEPS", 4)
+    monkeypatch.setattr(module, "_SAVE_EVERY_STEPS", 10)
+    env, model = make_model("CanViT-Emoji-v0", num_envs=4)
+    look, looks = type(env.envs.rollout).look, []
+
+    def interrupted(*args: Any) -> Any:
+        looks.append(1)
+        if len(looks) == 15:
+            raise KeyboardInterrupt
+        return look(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(env.envs.rollout), "look", interrupted)
+        warm_start(model, env.envs, out=tmp_path, glimpses=4 * 24, **TARGET)
+    saved = torch.load(tmp_path / "training.pt", weights_only=True)
+    assert saved["done"] == 40
+
+    env, model = make_model("CanViT-Emoji-v0", num_envs=4)
+    with pytest.raises(SystemExit, match="other settings"):
+        warm_start(model, env.envs, out=tmp_path, glimpses=4 * 40, **TARGET)
+    seen: list[dict[str, np.ndarray]] = []
+    load = torch.nn.ModuleDict.load_state_dict
+
+    def loading(self: torch.nn.ModuleDict, state: dict[str, Any]) -> Any:
+        seen.append(state)
+        return load(self, state)
+
+    def counted(*args: Any) -> Any:
+        looks.append(1)
+        return look(*args)
+
+    looks.clear()
+    monkeypatch.setattr(torch.nn.ModuleDict, "load_state_dict", loading)
+    monkeypatch.setattr(type(env.envs.rollout), "look", counted)
+    warm_start(model, env.envs, out=tmp_path, glimpses=4 * 24, **TARGET)
+    assert len(looks) == 16  # whole episodes: what was not saved and the rest
+    weights = model.policy.state_dict()
+    assert any((value != seen[0][f"policy.{name}"]).any() for name, value in weights.items())
