@@ -242,4 +242,5 @@ class LinearDecay:
         self.peak = peak
 
     def __call__(self, progress_remaining: float) -> float:
-        return self.peak * progress_remaining
+        # Rollouts are whole, so the last one goes beyond what was asked for.
+        return self.peak * max(0.0, progress_remaining)

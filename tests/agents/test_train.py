@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from agents.evaluate import evaluate, make_benchmark
 from agents.playing import play
@@ -55,6 +56,24 @@ def test_a_short_run_makes_a_policy_that_plays(
     assert policy.model.n_steps == 4 and policy.model.policy.features_extractor.channels == 8
     seen = play(policy, scenes=env.scenes, num_scenes=2)
     assert seen.viewpoints.shape == (2, 3, 3)
+
+
+def test_a_run_shorter_than_a_rollout_does_not_unlearn(
+    mini_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whole rollouts go beyond what was asked for, where a line that falls goes below zero.
+    rates = []
+    step = torch.optim.Adam.step
+
+    def recorded(self: torch.optim.Adam, *args: Any) -> Any:
+        rates.extend(group["lr"] for group in self.param_groups)
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
+    kwargs = {"backbone": mini_checkpoint, "budget": 2}
+    changes = {**SMALL, "warm_start": {"glimpses": 0}}
+    train(env_id=ENV, out=tmp_path, env_kwargs=kwargs, timesteps=2, hyperparameters=changes)
+    assert rates and min(rates) >= 0
 
 
 def test_an_interrupted_warm_start_is_not_lost(
