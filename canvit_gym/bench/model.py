@@ -39,6 +39,19 @@ REFERENCE, PLAIN, FROZEN = "canvit-pytorch", "plain", "frozen"
 COMPILED = {f"{variant} compiled": variant for variant in (REFERENCE, PLAIN)}
 """What torch.compile makes of the first two."""
 
+KINDS = {
+    "linear layers": ("mkldnn::_linear_pointwise", "aten::addmm", "aten::mm"),
+    "attention's products": (
+        "aten::bmm", "aten::baddbmm_", "aten::addmm_",
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+    ),
+    "softmax": ("aten::_softmax",),
+    "LayerNorms": ("aten::native_layer_norm",),
+    "rotary embedding": ("aten::complex", "aten::mul_"),
+    "copies": ("aten::copy_", "aten::cat"),
+}  # fmt: skip
+"""Operators of a frozen forward on a CPU, by what they are for."""
+
 _MATRIX_SIDE = 2048
 _HEADER = (
     f"{'model':9} {'canvas':>6} {'batch':>5}  {'variant':23} {'glimpses/s':>10} {'ratio':>6} "
@@ -218,6 +231,23 @@ def _finished(call: Callable[[], Any]) -> Callable[[], Any]:
     return finished
 
 
+def time_by_kind(setting: Setting) -> dict[str, float]:
+    """Shares of a frozen forward's time on a CPU, by what is done in it: KINDS and "rest"."""
+    core = make_core(FROZEN, setting.config)
+    forward = setting.forward_of(core, device="cpu", dtype=torch.float32)
+    forward()
+    activity = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as profile:
+        for _ in range(3):
+            forward()
+    seconds = {event.key: event.self_cpu_time_total for event in profile.key_averages()}
+    whole = sum(seconds.values())
+    shares = {
+        kind: sum(seconds.get(name, 0) for name in names) / whole for kind, names in KINDS.items()
+    }
+    return {**shares, "rest": 1 - sum(shares.values())}
+
+
 def peak_memory_mib(setting: Setting, variant: str) -> float:
     """Of this process, once it has taken in two glimpses; to be asked of a fresh process."""
     core = make_core(variant, setting.config)
@@ -268,6 +298,9 @@ def format_table(figures: dict[str, Any]) -> str:
         lines.append(
             line(setting, rates, f"{frozen['ratio']:.2f}", f"{frozen['share_of_limit']:.0%}")
         )
+    if figures["kinds"]:
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in figures["kinds"].items())
+        lines += ["", f"a frozen forward of CanViT-B, canvas 32, batch 8: {shares}"]
     if figures["memory"]:
         peaks = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in figures["memory"].items())
         lines += ["", f"peak memory at CanViT-B, canvas 64, batch 8: {peaks}"]
@@ -288,12 +321,17 @@ def main(argv: list[str] | None = None) -> None:
         help="cpu: processor time, for a busy machine; with one thread only",
     )  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="compiled ones, too: minutes")
+    parser.add_argument(
+        "--kinds", action="store_true", help="what canvas 32, batch 8 spends its time on; CPU only"
+    )
     parser.add_argument("--memory", action="store_true", help="peak memory at canvas 64, batch 8")
     add_arguments(parser)
     args = parser.parse_args(argv)
     threads = args.threads or torch.get_num_threads()
     if args.clock == "cpu" and (args.device != "cpu" or threads > 1):
         parser.error("--clock cpu counts the waiting of threads as work; give --threads 1.")
+    if args.kinds and args.device != "cpu":
+        parser.error("--kinds tells apart what a CPU does; leave it out, or give --device cpu.")
     torch.set_num_threads(threads)
 
     figures = machine(device=args.device, precision=args.precision)
@@ -310,13 +348,17 @@ def main(argv: list[str] | None = None) -> None:
     if args.compile:
         variants += [name for name, source in COMPILED.items() if source in variants]
 
-    figures |= {"memory": {}, "results": []}
+    figures |= {"memory": {}, "kinds": {}, "results": []}
     if args.memory:  # first, because on Linux a process inherits its parent's peak
         setting = Setting(model="CanViT-B", canvas_grid=64, batch_size=8)
         for variant in variants:
             if variant not in COMPILED:
                 peak = figures["memory"][variant] = _peak_in_fresh_process(setting, variant)
                 print(f"peak memory, canvas 64, batch 8: {variant} {peak:.0f} MiB")
+
+    if args.kinds:
+        setting = Setting(model="CanViT-B", canvas_grid=32, batch_size=8)
+        figures["kinds"] = time_by_kind(setting)
 
     print(_HEADER)
     for model in args.models:

@@ -92,7 +92,7 @@ def test_the_table_has_a_line_for_each_setting() -> None:
     rates = {REFERENCE: 100, "canvit-pytorch compiled": 110, PLAIN: 90, FROZEN: 150}
     figures = {
         "cpu": "a CPU", "gpu": None, "threads": 2, "precision": "float32", "torch": "2.9",
-        "memory": {PLAIN: 300.4, FROZEN: 200.6},
+        "memory": {PLAIN: 300.4, FROZEN: 200.6}, "kinds": {"softmax": 0.25, "rest": 0.754},
         "results": [record(b, v, b * rate) for b in (1, 3) for v, rate in rates.items()],
     }  # fmt: skip
     assert bench.format_table(figures).splitlines() == [
@@ -107,6 +107,8 @@ def test_the_table_has_a_line_for_each_setting() -> None:
         "mini           8      3           300.0           330.0     270.0     450.0   4.50  "
         "     45%",
         "",
+        "a frozen forward of CanViT-B, canvas 32, batch 8: softmax 25%, rest 75%",
+        "",
         "peak memory at CanViT-B, canvas 64, batch 8: plain 300 MiB, frozen 201 MiB",
     ]
 
@@ -115,6 +117,15 @@ def test_processor_time_needs_one_thread(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         bench.main(["--clock", "cpu", "--threads", "2"])
     assert "give --threads 1" in capsys.readouterr().err
+
+
+def test_time_is_told_apart_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    shares = bench.time_by_kind(bench.Setting(model="mini", canvas_grid=8, batch_size=16))
+    assert sum(shares.values()) == pytest.approx(1) and shares.keys() == {*bench.KINDS, "rest"}
+    assert shares["linear layers"] > 0.2 and shares["LayerNorms"] > 0 and shares["rest"] < 0.5
+    with pytest.raises(SystemExit):
+        bench.main(["--kinds", "--device", "cuda"])
+    assert "give --device cpu" in capsys.readouterr().err
 
 
 @pytest.mark.slow
