@@ -39,10 +39,12 @@ class PlaceMap(nn.Module, ABC):
     """A head on a feature map, what it says of places, and what it learns from.
 
     head: reads features [B, channels, grid, grid]. planned: bool [A], the actions that plans of
-    several glimpses are made of; planner: of those.
+    several glimpses are made of; planner: of those. last_glimpses: how many of an episode's last
+    glimpses, from the same state, there is something to learn from.
     """
 
     planned: Tensor
+    last_glimpses: int
 
     def __init__(self, *, head: nn.Conv2d, planned: Tensor, planner: Planner) -> None:
         super().__init__()
@@ -69,6 +71,8 @@ class TargetMap(PlaceMap):
     `scale_values`: how often a glimpse names the target that it shows, at each of the action
     space's scales, in its order.
     """
+
+    last_glimpses = 1  # where the target is does not depend on them
 
     def __init__(
         self, *, actions: ListedActions, channels: int, grid_size: int,
@@ -113,8 +117,11 @@ class GainMap(PlaceMap):
 
     Plans are tiles, quarters of the scene that leave no gaps: sets of crops that overlap promise
     more than they keep, because the best of many noisy estimates is too good to be true. With the
-    last glimpse nothing has to fit beside it, and every place and scale is considered.
+    last glimpse nothing has to fit beside it, and every place and scale is considered; so several
+    are tried there, which tells what those that promise most really gain.
     """
+
+    last_glimpses = 4
 
     def __init__(
         self, *, task: Segmentation, actions: ListedActions, channels: int, grid_size: int

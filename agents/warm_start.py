@@ -94,60 +94,116 @@ def warm_start(
     places = _make_map(
         map, env, actions, policy, scale_values=scale_values, target_size=target_size
     )
-    names = nn.Conv2d(places.head.in_channels, len(env.scenes.mask_class_names), 1)
-    learner = nn.ModuleDict({"policy": policy, "places": places, "names": names})
-    learner.to(policy.device)
-    optimizer = torch.optim.Adam(learner.parameters())
+    learner = _Learner(
+        policy, places, num_classes=len(env.scenes.mask_class_names), temperature=temperature
+    )
     done = 0
     if saved := load_snapshot(out, settings=settings, device=policy.device):
         learner.load_state_dict(saved["learner"])
-        optimizer.load_state_dict(saved["optimizer"])
+        learner.optimizer.load_state_dict(saved["optimizer"])
         done = saved["done"]
     rng = np.random.default_rng([seed, done])
     queue = SceneQueue(env.scenes, threads=1)
     for row in range(env.num_envs):
         queue.restart(row, np.random.default_rng([seed, row, done]))
     memory = Memory(steps=memory_steps)
-    rollout, smooth, steps = env.rollout, 0.0, 0
-    with tqdm(
+    rollout, steps = env.rollout, 0
+    bar = tqdm(
         total=glimpses, initial=done, unit="glimpse", desc="warm start", disable=not progress
-    ) as bar:
-        while done < glimpses:
-            after = rollout.start([scene for _, scene in queue.take(range(env.num_envs))])
-            classes = _classes(after.scenes, grid_size=env.observations.grid_size)
-            for left in range(rollout.budget, 0, -1):
-                before = after
-                # Cloned, because what is made in inference mode can not be learned from.
-                observed = {k: v.clone() for k, v in env.observations.observe(before).items()}
-                logits, wanted = _plan(policy, places, observed, left=left, temperature=temperature)
+    )
+
+    def remember(observed: dict[str, Tensor], **lesson: Tensor) -> None:
+        """Learn from what is remembered, this included, once that is enough; save now and then."""
+        nonlocal steps, done
+        memory.add(**lesson, **observed)
+        steps, done = steps + 1, done + env.num_envs
+        bar.update(env.num_envs)
+        if steps > _FIRST_STEPS:
+            rate = learning_rate * max(0.0, 1 - done / glimpses)
+            for _ in range(updates_per_step):
+                loss = learner.learn(memory.draw(batch_size, rng=rng), learning_rate=rate)
+            bar.set_postfix(loss=f"{loss:.3f}")
+        if steps % _SAVE_EVERY_STEPS == 0:
+            state = {"learner": learner.state_dict(), "optimizer": learner.optimizer.state_dict()}
+            save_snapshot(out, settings=settings, done=done, **state)
+
+    while done < glimpses:
+        after = rollout.start([scene for _, scene in queue.take(range(env.num_envs))])
+        classes = _classes(after.scenes, grid_size=env.observations.grid_size)
+        for left in range(rollout.budget, 0, -1):
+            before = after
+            # Cloned, because what is made in inference mode can not be learned from.
+            observed = {k: v.clone() for k, v in env.observations.observe(before).items()}
+            logits, wanted = learner.plan(observed, left=left)
+            # After the last glimpse comes nothing, so several can be tried from the same state.
+            for _ in range(places.last_glimpses if left == 1 else 1):
                 chosen = _explore(logits, wanted, is_last=left == 1, rng=rng)
                 after = rollout.look(before, actions.viewpoints[chosen.cpu()].to(before.device))
                 lesson = places.lesson(before, chosen, after)
-                memory.add(wanted=wanted, classes=classes, **lesson, **observed)
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * max(0.0, 1 - done / glimpses)
-                steps, done = steps + 1, done + env.num_envs
-                bar.update(env.num_envs)
-                if steps <= _FIRST_STEPS:
-                    continue
-                policy.set_training_mode(True)
-                for _ in range(updates_per_step):
-                    loss = _loss(policy, places, names, memory.draw(batch_size, rng=rng))
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                value = float(loss.detach())
-                smooth = 0.98 * smooth + 0.02 * value if smooth else value
-                bar.set_postfix(loss=f"{smooth:.3f}")
-                if steps % _SAVE_EVERY_STEPS == 0:
-                    save_snapshot(
-                        out,
-                        settings=settings,
-                        learner=learner.state_dict(),
-                        optimizer=optimizer.state_dict(),
-                        done=done,
-                    )
+                remember(observed, wanted=wanted, classes=classes, **lesson)
+    bar.close()
     queue.close()
+
+
+class _Learner(nn.Module):
+    """The policy, a map of places and the names of cells, all three read from its features."""
+
+    def __init__(
+        self, policy: CellPolicy, places: PlaceMap, *, num_classes: int, temperature: float
+    ) -> None:
+        super().__init__()
+        self.policy, self.places, self.temperature = policy, places, temperature
+        self.names = nn.Conv2d(places.head.in_channels, num_classes, 1)
+        self.to(policy.device)
+        self.optimizer = torch.optim.Adam(self.parameters())
+        self._smooth_loss: float | None = None
+
+    @torch.no_grad()
+    def plan(self, observed: dict[str, Tensor], *, left: int) -> tuple[Tensor, Tensor]:
+        """The policy's logits and the probabilities that plans want, both [B, A]."""
+        self.policy.set_training_mode(False)
+        features, logits = self._read(observed)
+        at_once, gains = self.places.values(features)
+        if left > 1:
+            worth = torch.full_like(logits, -torch.inf)
+            worth[:, self.places.planned] = self.places.planner.worth(gains, num_glimpses=left)
+            worth += _AT_ONCE * at_once
+        else:
+            worth = at_once.where(self.places.planned, at_once / _LEAVING)
+        wanted = (worth / self.temperature).masked_fill(logits <= NEVER, -torch.inf).softmax(dim=1)
+        return logits, wanted
+
+    def learn(self, batch: dict[str, Tensor], *, learning_rate: float) -> float:
+        """One step on what the map has to learn, what is where, and what plans want; returns the
+        loss, averaged over some steps."""
+        self.policy.set_training_mode(True)
+        batch = {key: value.to(self.policy.device) for key, value in batch.items()}
+        wanted, weight, space = batch["wanted"], batch["weight"], self.policy.observation_space
+        assert isinstance(space, spaces.Dict)
+        features, logits = self._read({key: batch[key] for key in space.spaces})
+        each = -(wanted * logits.log_softmax(dim=1).clamp(min=NEVER)).sum(dim=1)
+        imitated = (each * weight).sum() / weight.sum().clamp(min=1e-6)
+        named = F.cross_entropy(self.names(features), batch["classes"], ignore_index=IGNORE)
+        loss = self.places.loss(features, batch) + _CLASSES * named + imitated
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        value, smooth = float(loss.detach()), self._smooth_loss
+        self._smooth_loss = value if smooth is None else 0.98 * smooth + 0.02 * value
+        return self._smooth_loss
+
+    def _read(self, observed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Feature maps [B, channels, grid, grid], and logits of the places [B, A]."""
+        extractor = self.policy.features_extractor
+        assert isinstance(extractor, CanvasFeatures)
+        features = self.policy.extract_features(observed)
+        assert isinstance(features, Tensor)
+        maps = features.unflatten(1, (-1, extractor.grid_size, extractor.grid_size))
+        logits = self.policy.mlp_extractor.forward_actor(features)
+        places = extractor.num_scales * extractor.grid_size**2
+        return maps[:, : extractor.channels], logits[:, :places]
 
 
 def _make_map(
@@ -180,43 +236,9 @@ def _make_map(
     return GainMap(task=task, actions=actions, **size)
 
 
-def _features(policy: CellPolicy, observed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Feature maps [B, channels, grid, grid], and logits of the places [B, A]."""
-    extractor = policy.features_extractor
-    assert isinstance(extractor, CanvasFeatures)
-    features = policy.extract_features(observed)
-    assert isinstance(features, Tensor)
-    maps = features.unflatten(1, (-1, extractor.grid_size, extractor.grid_size))
-    logits = policy.mlp_extractor.forward_actor(features)
-    places = extractor.num_scales * extractor.grid_size**2
-    return maps[:, : extractor.channels], logits[:, :places]
-
-
-@torch.no_grad()
-def _plan(
-    policy: CellPolicy,
-    places: PlaceMap,
-    observed: dict[str, Tensor],
-    *,
-    left: int,
-    temperature: float,
-) -> tuple[Tensor, Tensor]:
-    """The policy's logits and the probabilities that plans want, both [B, A]."""
-    policy.set_training_mode(False)
-    features, logits = _features(policy, observed)
-    at_once, gains = places.values(features)
-    if left > 1:
-        worth = torch.full_like(logits, -torch.inf)
-        worth[:, places.planned] = places.planner.worth(gains, num_glimpses=left)
-        worth += _AT_ONCE * at_once
-    else:
-        worth = at_once.where(places.planned, at_once / _LEAVING)
-    return logits, (worth / temperature).masked_fill(logits <= NEVER, -torch.inf).softmax(dim=1)
-
-
 def _explore(logits: Tensor, wanted: Tensor, *, is_last: bool, rng: np.random.Generator) -> Tensor:
     """Half of the actions are the policy's (half of them its best), the others the plans' or, one
-    in eight, anything; half of all with the last glimpse, after which nothing comes: int64 [B]."""
+    in eight, anything; one in four with the last glimpse, after which nothing comes: int64 [B]."""
     kind = torch.from_numpy(rng.integers(8, size=len(logits)))
     # Drawn from a distribution by adding Gumbel noise to its logarithm.
     noise = torch.from_numpy(rng.gumbel(size=tuple(logits.shape))).to(logits)
@@ -224,7 +246,7 @@ def _explore(logits: Tensor, wanted: Tensor, *, is_last: bool, rng: np.random.Ge
     planned = (wanted.log() + noise).argmax(dim=1)
     chosen = torch.where(kind < 2, logits.argmax(dim=1), sampled)
     chosen = torch.where(kind >= 4, planned, chosen)
-    return torch.where(kind >= (4 if is_last else 7), noise.argmax(dim=1), chosen)
+    return torch.where(kind >= (6 if is_last else 7), noise.argmax(dim=1), chosen)
 
 
 def _classes(scenes: Sequence[Scene], *, grid_size: int) -> Tensor:
@@ -239,17 +261,3 @@ def _classes(scenes: Sequence[Scene], *, grid_size: int) -> Tensor:
         masks.append(scene.mask)
     cells = grid_centers(grid_size).expand(len(scenes), -1, -1)
     return mask_at(torch.from_numpy(np.stack(masks)), cells).unflatten(1, (grid_size, grid_size))
-
-
-def _loss(
-    policy: CellPolicy, places: PlaceMap, names: nn.Module, batch: dict[str, Tensor]
-) -> Tensor:
-    """What the map has to learn, what is where, and cross-entropy with what plans want."""
-    batch = {key: value.to(policy.device) for key, value in batch.items()}
-    wanted, weight, space = batch["wanted"], batch["weight"], policy.observation_space
-    assert isinstance(space, spaces.Dict)
-    features, logits = _features(policy, {key: batch[key] for key in space.spaces})
-    each = -(wanted * logits.log_softmax(dim=1).clamp(min=NEVER)).sum(dim=1)
-    imitated = (each * weight).sum() / weight.sum().clamp(min=1e-6)
-    named = F.cross_entropy(names(features), batch["classes"], ignore_index=IGNORE)
-    return places.loss(features, batch) + _CLASSES * named + imitated

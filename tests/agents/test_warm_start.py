@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
@@ -140,11 +139,11 @@ def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     env, model = make_model("CanViT-Emoji-v0", num_envs=4)
     with pytest.raises(SystemExit, match="other settings"):
         warm_start(model, env.envs, out=tmp_path, glimpses=4 * 40, **TARGET)
-    seen: list[dict[str, np.ndarray]] = []
-    load = torch.nn.ModuleDict.load_state_dict
+    seen: list[dict[str, torch.Tensor]] = []
+    load = module._Learner.load_state_dict
 
-    def loading(self: torch.nn.ModuleDict, state: dict[str, Any]) -> Any:
-        seen.append(state)
+    def loading(self: module._Learner, state: dict[str, Any]) -> Any:
+        seen.append({key: value.clone() for key, value in state.items()})
         return load(self, state)
 
     def counted(*args: Any) -> Any:
@@ -152,7 +151,7 @@ def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
         return look(*args)
 
     looks.clear()
-    monkeypatch.setattr(torch.nn.ModuleDict, "load_state_dict", loading)
+    monkeypatch.setattr(module._Learner, "load_state_dict", loading)
     monkeypatch.setattr(type(env.envs.rollout), "look", counted)
     warm_start(model, env.envs, out=tmp_path, glimpses=4 * 24, **TARGET)
     assert len(looks) == 16  # whole episodes: what was not saved and the rest
