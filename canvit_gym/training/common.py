@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from canvit_gym.geometry import grid_centers
+
 _SNAPSHOT, _LOG = "training.pt", "log.jsonl"
 
 
@@ -58,3 +60,12 @@ def mask_at(masks: Tensor, positions: Tensor) -> Tensor:
     size = masks.shape[-1]
     rows, cols = ((positions + 1) * (size / 2)).long().clamp(0, size - 1).unbind(-1)
     return masks.flatten(1).gather(1, rows * size + cols).long()
+
+
+def grid_labels(masks: Tensor, grid_size: int) -> Tensor:
+    """The class at the middle of each canvas cell: uint8 [B, S, S] -> int64 [B, G, G].
+
+    So does the task where it judges cells; the published trainer took each one's top left pixel.
+    """
+    positions = grid_centers(grid_size, device=masks.device).expand(len(masks), -1, -1)
+    return mask_at(masks, positions).unflatten(1, (grid_size, grid_size))

@@ -42,7 +42,13 @@ from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.base import Box, Scenes
 from canvit_gym.scenes.emoji import FIRST_STUFF, EmojiScenes, Split
-from canvit_gym.training.common import append_log, load_snapshot, mask_at, save_snapshot
+from canvit_gym.training.common import (
+    append_log,
+    grid_labels,
+    load_snapshot,
+    mask_at,
+    save_snapshot,
+)
 from canvit_gym.training.muon import Muon
 
 MINI_CONFIG = CanViTConfig(
@@ -141,8 +147,7 @@ class MiniForTraining(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss averaged over the glimpses, and detached figures for the log."""
         scenes = normalize(batch.pictures)
-        canvas_positions = grid_centers(MINI_GLIMPSE.canvas_grid_size, device=scenes.device)
-        cell_classes = mask_at(batch.masks, canvas_positions.expand(len(scenes), -1, -1))
+        cell_classes = grid_labels(batch.masks, MINI_GLIMPSE.canvas_grid_size).flatten(1)
         state = self.classifier.init_state(
             batch_size=len(scenes), canvas_grid_size=MINI_GLIMPSE.canvas_grid_size
         )
@@ -424,7 +429,7 @@ def _canvas_cells(
             state = step(state=state, viewpoint=viewpoint)
         patches = model.canvit.canvas_patches(state).flatten(0, 1)
         features.append(F.layer_norm(patches, patches.shape[-1:]))
-        classes.append(mask_at(batch.masks, grid_centers(size).expand(count, -1, -1)).flatten())
+        classes.append(grid_labels(batch.masks, size).flatten())
     return torch.cat(features), torch.cat(classes)
 
 

@@ -51,7 +51,7 @@ from canvit_gym.scenes.ade20k import ADE20KScenes
 from canvit_gym.scenes.base import IGNORE, Scene, Scenes
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.tasks.segmentation import Segmentation
-from canvit_gym.training.common import append_log, load_snapshot, mask_at, save_snapshot
+from canvit_gym.training.common import append_log, grid_labels, load_snapshot, save_snapshot
 
 EMOJI = "emoji"
 """The name of the generated scenes; any other name is that of an ADE20K folder."""
@@ -327,15 +327,6 @@ def canvases(
             state = canvit(glimpse=glimpse, state=state, viewpoint=viewpoint).state
         features.append(canvit.canvas_patches(state))
     return torch.stack(features).unflatten(2, (run.canvas_grid_size, run.canvas_grid_size))
-
-
-def grid_labels(masks: Tensor, grid_size: int) -> Tensor:
-    """The class at the middle of each canvas cell: uint8 [B, S, S] -> int64 [B, G, G].
-
-    So does the task where it judges cells; the published trainer took each one's top left pixel.
-    """
-    positions = grid_centers(grid_size, device=masks.device).expand(len(masks), -1, -1)
-    return mask_at(masks, positions).unflatten(1, (grid_size, grid_size))
 
 
 def probe_loss(probe: SegmentationProbe, features: Tensor, labels: Tensor) -> Tensor:

@@ -23,13 +23,13 @@ from canvit_gym.scenes.ade20k import CLASS_NAMES
 from canvit_gym.scenes.base import IGNORE
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.training import common, probe
+from canvit_gym.training.common import grid_labels
 from canvit_gym.training.probe import (
     PRESETS,
     AugmentedADE20K,
     ProbeTraining,
     draw_viewpoints,
     evaluate,
-    grid_labels,
     learning_rate_factor,
     load_backbone,
     main,
