@@ -143,9 +143,10 @@ def train(
     env_kwargs and `hyperparameters` go over those of the YAML, its sections key by key, so
     {"warm_start": {"glimpses": 3000}} shortens the warm start and leaves all else. `timesteps`
     counts glimpses of PPO over all environments.
-    Raises FileExistsError where `out` holds a policy and `resume` is False, and ValueError where
-    a run to resume was made with another environment, backbone or seed, and for hyperparameters
-    that the YAML does not have.
+    Raises FileExistsError where `out` holds a policy or the beginning of one and `resume` is False,
+    ValueError where a run to resume was made with another environment, backbone or seed, and for
+    hyperparameters that the YAML does not have, and SystemExit where its warm start was interrupted
+    and had other settings.
     """
     settings = changed(load_hyperparameters(env_id), hyperparameters or {})
     kwargs = {**settings["env"], **(env_kwargs or {})}
@@ -187,7 +188,13 @@ def train(
         model = new_learner(env, settings, seed=seed, device=device, tensorboard_log=logs)
         if isinstance(model.policy, CellPolicy) and settings.get("warm_start", {}).get("glimpses"):
             warm_start(
-                model, env.envs, out=out, seed=seed, progress=progress, **settings["warm_start"]
+                model,
+                env.envs,
+                out=out,
+                record=record,
+                seed=seed,
+                progress=progress,
+                **settings["warm_start"],
             )
             save_policy(model, out=out, record=record)
             remove_snapshot(out)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ def warm_start(
     env: CanViTVectorEnv,
     *,
     out: Path,
+    record: dict[str, Any],
     map: MapKind,
     glimpses: int,
     temperature: float,
@@ -73,7 +74,8 @@ def warm_start(
 ) -> None:
     """Train the policy of `model`, a CellPolicy, in place, on this many glimpses of env's scenes.
 
-    out: where it saves as it goes, and whose interrupted warm start it continues.
+    out: where it saves as it goes, and whose interrupted warm start it continues. record: what
+    else must be as it was for that, such as the environment and its backbone.
     map: "target" for scenes that know where their target is, with `scale_values` and the side of a
     typical target in scene units (`agents.maps.TargetMap`); "gain" for segmentation. temperature:
     how much more a plan must be worth for an action to be e times as probable. When to stop is not
@@ -81,6 +83,7 @@ def warm_start(
     masks, and SystemExit where what was interrupted had other settings.
     """
     settings = {
+        "record": record,
         "map": map, "glimpses": glimpses, "temperature": temperature, "seed": seed,
         "learning_rate": learning_rate, "batch_size": batch_size, "memory_steps": memory_steps,
         "updates_per_step": updates_per_step, "scale_values": list(scale_values),

@@ -17,6 +17,7 @@ from canvit_gym.sb3 import CanViTVecEnv, make_sb3_env
 
 SCALES = (0.25, 0.5)
 SETTINGS: dict[str, Any] = {
+    "record": {"env": "an environment"},
     "temperature": 0.01,
     "learning_rate": 5e-3,
     "batch_size": 64,
@@ -139,6 +140,9 @@ def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     env, model = make_model("CanViT-Emoji-v0", num_envs=4)
     with pytest.raises(SystemExit, match="other settings"):
         warm_start(model, env.envs, out=tmp_path, glimpses=4 * 40, **TARGET)
+    other = {**TARGET, "record": {"env": "another"}}
+    with pytest.raises(SystemExit, match="other settings"):
+        warm_start(model, env.envs, out=tmp_path, glimpses=4 * 24, **other)
     seen: list[dict[str, torch.Tensor]] = []
     load = module._Learner.load_state_dict
 
