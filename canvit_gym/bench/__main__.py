@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     more = {"model": ["--compile"] if args.compile else [], "env": []}
     if args.device == "cpu":
-        more["model"].append("--memory")
+        more["model"] += ["--memory", "--kinds"]
     for name, benchmark in (("model", model), ("env", env)):
         out = [] if args.out is None else ["--out", str(args.out / f"{name}.json")]
         benchmark.main(["--device", args.device, *more[name], *out])

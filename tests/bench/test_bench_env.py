@@ -117,6 +117,7 @@ def test_both_write_to_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             "cpu",
             "--compile",
             "--memory",
+            "--kinds",
             "--out",
             str(tmp_path / "model.json"),
         ],
