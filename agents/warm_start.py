@@ -130,6 +130,7 @@ def warm_start(
 
     while done < glimpses:
         after = rollout.start([scene for _, scene in queue.take(range(env.num_envs))])
+        queue.draw_ahead()
         classes = _classes(after.scenes, grid_size=env.observations.grid_size)
         for left in range(rollout.budget, 0, -1):
             before = after

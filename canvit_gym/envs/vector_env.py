@@ -139,6 +139,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         report = self._report(self.episode, np.arange(self.num_envs))
         infos: dict[str, Any] = {}
         self._put_info(infos, rows, _rows_of(report.info, rows))
+        self._queue.draw_ahead()
         return report.observation, infos
 
     def step(self, actions: Any) -> tuple[Any, Any, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -177,6 +178,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
             self._put_info(infos, going, _rows_of(report.info, going))
             self._put_info(infos, ended, fresh.info)
             observation = _with_rows(observation, ended, fresh.observation)
+            self._queue.draw_ahead()
         return observation, report.reward, done, np.zeros_like(done), infos
 
     def _step_and_reset(
@@ -201,6 +203,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         report = self._report(self.episode, np.arange(self.num_envs))
         self._put_info(infos, waiting, _rows_of(report.info, waiting))
         self._done = report.done
+        self._queue.draw_ahead()
         truncated = np.zeros(self.num_envs, dtype=bool)
         return report.observation, reward, report.done.copy(), truncated, infos
 

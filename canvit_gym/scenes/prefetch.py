@@ -14,9 +14,10 @@ from canvit_gym.scenes.base import Scene, Scenes
 class SceneQueue:
     """Which scenes the rows of an environment play, each row in a random order of its own.
 
-    With `threads`, a row that takes a scene has its next one made meanwhile, so that one more scene
-    a row is in memory. That changes no result: indices are drawn row by row from the row's own
-    generator, and what making a scene raises is raised by the `take` that would return it.
+    With `threads`, a row that took a scene has its next one made once `draw_ahead` is called, so
+    that one more scene a row is in memory. That changes no result: indices are drawn row by row
+    from the row's own generator, and what making a scene raises is raised by the `take` that would
+    return it.
     """
 
     def __init__(self, scenes: Scenes, *, threads: int) -> None:
@@ -25,6 +26,7 @@ class SceneQueue:
         self.scenes = scenes
         self._orders: dict[int, np.random.Generator] = {}
         self._waiting: dict[int, tuple[int, Future[Scene] | None]] = {}
+        self._took: list[int] = []
         self._threads = ThreadPoolExecutor(threads, "scenes") if threads else None
 
     def __contains__(self, row: int) -> bool:
@@ -44,12 +46,19 @@ class SceneQueue:
         waiting = self._waiting
         taken = [waiting.pop(row) if row in waiting else (self._draw(row), None) for row in rows]
         scenes = [(index, self._finish(index, making)) for index, making in taken]
-        if self._threads is not None:
-            for row in rows:
-                index = self._draw(row)
-                making = self._threads.submit(self.scenes.__getitem__, index)
-                self._waiting[row] = index, making
+        self._took += rows
         return scenes
+
+    def draw_ahead(self) -> None:
+        """Let the threads begin with the next scene of each row that took one. Call it when the
+        model is about to run: until then whoever took them has use for every core."""
+        if self._threads is not None:
+            for row in self._took:
+                if row not in self._waiting:
+                    index = self._draw(row)
+                    making = self._threads.submit(self.scenes.__getitem__, index)
+                    self._waiting[row] = index, making
+        self._took = []
 
     def close(self) -> None:
         """End the threads; from now on scenes are made when they are taken."""

@@ -47,6 +47,12 @@ def make_queue(scenes: NumberedScenes, *, threads: int, rows: int = 3, seed: int
     return queue
 
 
+def take_and_go_on(queue: SceneQueue, rows: Sequence[int] | np.ndarray) -> list[str]:
+    taken = names(queue.take(rows))
+    queue.draw_ahead()
+    return taken
+
+
 def names(taken: list[tuple[int, Scene]]) -> list[str]:
     assert [str(index) for index, _ in taken] == [scene.name for _, scene in taken]
     return [scene.name for _, scene in taken]
@@ -71,15 +77,28 @@ def test_the_order_is_that_of_scenes_made_in_time(finished: bool, threads: int) 
             settle(ahead)
         expected = [str(orders[row].integers(1000)) for row in rows]
         assert names(plain.take(rows)) == expected
-        assert names(ahead.take(np.array(rows))) == expected
+        assert take_and_go_on(ahead, np.array(rows)) == expected
     if finished:
         assert len(scenes.made_by_thread()) >= len(sum(turns[1:], []))
     ahead.close()
 
 
+def test_threads_begin_when_they_are_told_and_only_for_rows_that_took() -> None:
+    scenes = NumberedScenes()
+    queue = make_queue(scenes, threads=1)
+    queue.draw_ahead()
+    queue.take([0, 2])
+    assert not queue._waiting and not scenes.made_by_thread()
+    queue.draw_ahead()
+    queue.draw_ahead()  # once is enough
+    settle(queue)
+    assert sorted(queue._waiting) == [0, 2] and len(scenes.made_by_thread()) == 2
+    queue.close()
+
+
 def test_a_new_order_drops_what_waits_of_the_old_one() -> None:
     queue = make_queue(NumberedScenes(), threads=1)
-    first = names(queue.take([0, 1, 2]))
+    first = take_and_go_on(queue, [0, 1, 2])
     queue.restart(1, np.random.default_rng(1))
     second = names(queue.take([0, 1, 2]))
     other = make_queue(NumberedScenes(), threads=0)
@@ -93,7 +112,7 @@ def test_an_error_is_raised_by_the_take_that_would_return_the_scene() -> None:
     order = [int(i) for i in np.random.default_rng(0).integers(1000, size=3)]
     for threads in (0, 1):
         queue = make_queue(NumberedScenes(broken=order[1:2]), threads=threads, rows=1)
-        assert names(queue.take([0])) == [str(order[0])]
+        assert take_and_go_on(queue, [0]) == [str(order[0])]
         settle(queue)
         with pytest.raises(OSError, match=f"^scene {order[1]} is damaged$"):
             queue.take([0])
@@ -105,7 +124,7 @@ def test_what_the_thread_has_not_begun_is_made_by_the_taker() -> None:
     scenes = NumberedScenes()
     queue, plain = make_queue(scenes, threads=1), make_queue(NumberedScenes(), threads=0)
     scenes.gate.clear()  # the thread stays in its first scene, row 0's
-    queue.take([0, 1, 2]), plain.take([0, 1, 2])
+    take_and_go_on(queue, [0, 1, 2]), plain.take([0, 1, 2])
     assert names(queue.take([1, 2])) == names(plain.take([1, 2]))
     scenes.gate.set()
     assert names(queue.take([0])) == names(plain.take([0]))
@@ -115,7 +134,7 @@ def test_what_the_thread_has_not_begun_is_made_by_the_taker() -> None:
 def test_closing_stops_the_thread_and_loses_no_scene() -> None:
     scenes = NumberedScenes()
     queue, plain = make_queue(scenes, threads=1), make_queue(NumberedScenes(), threads=0)
-    queue.take([0, 1, 2]), plain.take([0, 1, 2])
+    take_and_go_on(queue, [0, 1, 2]), plain.take([0, 1, 2])
     assert queue._threads is not None
     (thread,) = queue._threads._threads
     queue.close()
@@ -130,13 +149,13 @@ def test_closing_stops_the_thread_and_loses_no_scene() -> None:
 def test_without_threads_the_taker_makes_all() -> None:
     scenes = NumberedScenes()
     queue = make_queue(scenes, threads=0)
-    queue.take([0, 1, 2])
+    take_and_go_on(queue, [0, 1, 2])
     assert len(scenes.asked) == 3 and not scenes.made_by_thread()
 
 
 def test_a_copy_goes_on_with_the_same_scenes() -> None:
     queue = make_queue(NumberedScenes(), threads=1)
-    queue.take([0, 1, 2])
+    take_and_go_on(queue, [0, 1, 2])
     twin = copy.deepcopy(queue, {id(queue.scenes): queue.scenes})
     for _ in range(2):
         assert names(twin.take([0, 1, 2])) == names(queue.take([0, 1, 2]))
