@@ -10,8 +10,8 @@ every call. So here
   folded in, and with GELU as part of the product;
 - a rotary embedding is one complex product in place: the projections that feed it put the two
   channels of a pair side by side, which dot products do not notice;
-- a large canvas is worked through in pieces that stay in the cache, and what a write gathers is
-  accumulated right into the new canvas.
+- a large canvas is worked through in pieces that stay in the cache, heads by themselves in memory,
+  because products in batches want that; a write goes from the old canvas to the new in one pass.
 
 LayerNorms stay as they are, because torch's kernel is no faster without weight and bias.
 """
@@ -340,7 +340,7 @@ class _Scratch:
 #
 # Small canvases, reduced precision and GPUs go through torch's attention, a group of scenes at a
 # time. On a CPU a large canvas is handled by itself, with plain matrix products: they are faster
-# there than torch's attention, take the canvas in pieces, and a write ends in the canvas itself.
+# there than torch's attention, and take the canvas in pieces.
 
 
 class _CanvasAttention:
@@ -407,11 +407,13 @@ class _Read(_CanvasAttention):
         """Add to tokens [B, N, D], in place, what they find on the canvas [B, M, C]."""
         query = self._query(self._norm_tokens(tokens, dtype))
         query = _turn(query, turns, num_heads=self._num_heads)
-        found = torch.empty_like(query)
         if _is_large(canvas, dtype):
+            heads = torch.empty_like(self._heads(query), memory_format=torch.contiguous_format)
             for i in range(len(canvas)):
-                self._read_large(query[i], canvas[i], canvas_turns[0], out=found[i])
+                self._read_large(query[i], canvas[i], canvas_turns[0], out=heads[i])
+            found = merge_heads(heads)
         else:
+            found = torch.empty_like(query)
             for group in _pieces(canvas):
                 key, value = self._keys_values(canvas[group], canvas_turns, dtype)
                 found[group] = self._attend(query[group], key, value)
@@ -428,15 +430,17 @@ class _Read(_CanvasAttention):
         return key, value
 
     def _read_large(self, query: Tensor, canvas: Tensor, turns: Tensor, *, out: Tensor) -> None:
-        """For one scene: query [N, C], canvas [M, C] -> out [N, C]."""
-        values = self._scratch("values", *canvas.shape)
+        """For one scene: query [N, C], canvas [M, C] -> out [heads, N, d]."""
         weights = self._scratch("weights", self._num_heads, len(query), len(canvas))
-        queries = self._heads(query)
-        for piece in _pieces(canvas):
-            key, values[piece] = self._keys_values(canvas[piece], turns[piece], torch.float32)
+        queries, pieces, values = self._heads(query), _pieces(canvas), []
+        for piece in pieces:
+            key, value = self._keys_values(canvas[piece], turns[piece], torch.float32)
             torch.bmm(queries, self._heads(key).mT, out=weights[:, :, piece])
+            values.append(self._heads(value))
         torch.softmax(weights, dim=-1, out=weights)
-        torch.bmm(weights, self._heads(values), out=self._heads(out))
+        out.zero_()
+        for piece, value in zip(pieces, values, strict=True):
+            out.baddbmm_(weights[:, :, piece], value)
 
 
 class _Write(_CanvasAttention):
@@ -491,14 +495,14 @@ class _Write(_CanvasAttention):
             torch.bmm(keys, self._heads(query).mT, out=weights)
             torch.softmax(weights, dim=1, out=weights)
             target = out[piece]
-            if out.data_ptr() != canvas.data_ptr():
-                target.copy_(canvas[piece])
             if self._output is None:
-                self._heads(target).baddbmm_(weights.mT, values)
+                attended = self._scratch("attended", self._num_heads, len(query), values.shape[-1])
+                torch.bmm(weights.mT, values, out=attended)
+                torch.add(self._heads(canvas[piece]), attended, out=self._heads(target))
             else:
                 attended = torch.empty_like(target)
                 torch.bmm(weights.mT, values, out=self._heads(attended))
-                target += self._output(attended)
+                torch.add(canvas[piece], self._output(attended), out=target)
 
 
 def _stacked(*maps: tuple[Tensor, Tensor]) -> _Linear:
