@@ -123,7 +123,7 @@ def warm_start(
             rate = learning_rate * max(0.0, 1 - done / glimpses)
             for _ in range(updates_per_step):
                 loss = learner.learn(memory.draw(batch_size, rng=rng), learning_rate=rate)
-            bar.set_postfix(loss=f"{loss:.3f}")
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         if steps % _SAVE_EVERY_STEPS == 0:
             state = {"learner": learner.state_dict(), "optimizer": learner.optimizer.state_dict()}
             save_snapshot(out, settings=settings, done=done, **state)
