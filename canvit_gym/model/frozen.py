@@ -494,15 +494,13 @@ class _Write(_CanvasAttention):
             weights = self._scratch("weights", self._num_heads, len(key), len(query))
             torch.bmm(keys, self._heads(query).mT, out=weights)
             torch.softmax(weights, dim=1, out=weights)
-            target = out[piece]
+            attended = self._scratch("attended", self._num_heads, len(query), values.shape[-1])
+            torch.bmm(weights.mT, values, out=attended)
             if self._output is None:
-                attended = self._scratch("attended", self._num_heads, len(query), values.shape[-1])
-                torch.bmm(weights.mT, values, out=attended)
-                torch.add(self._heads(canvas[piece]), attended, out=self._heads(target))
+                torch.add(self._heads(canvas[piece]), attended, out=self._heads(out[piece]))
             else:
-                attended = torch.empty_like(target)
-                torch.bmm(weights.mT, values, out=self._heads(attended))
-                torch.add(canvas[piece], self._output(attended), out=target)
+                found = self._output(attended.transpose(0, 1).flatten(1))
+                torch.add(canvas[piece], found, out=out[piece])
 
 
 def _stacked(*maps: tuple[Tensor, Tensor]) -> _Linear:
