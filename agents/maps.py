@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.networks import coverage
+from agents.networks import mostly_shown
 from agents.planning import Planner
 from agents.policies.quadtree import quadtree, was_visited
 from agents.policies.target import target_box
@@ -31,6 +31,11 @@ from canvit_gym.tasks.segmentation import Segmentation
 # showed 60 to 80 % nine tenths.
 _NOTHING, _ENOUGH = 0.3, 0.7
 
+_ERRORS = 30.0
+"""What squared errors of gains count beside what the policy imitates, which shares the features.
+From 24,000 states of EmojiSeg's last glimpses, gains of 16 glimpses each were predicted with a
+correlation of 0.29 with 1, 0.39 with 10, and 0.40 with 30 or without imitation."""
+
 _FINER = 2
 """Places a side of a cell where targets may be."""
 
@@ -39,8 +44,8 @@ class PlaceMap(nn.Module, ABC):
     """A head on a feature map, what it says of places, and what it learns from.
 
     head: reads features [B, channels, grid, grid]. planned: bool [A], the actions that plans of
-    several glimpses are made of; planner: of those. last_glimpses: how many of an episode's last
-    glimpses, from the same state, there is something to learn from.
+    several glimpses are made of; planner: of those. last_glimpses: how many last glimpses of an
+    episode, from the same state, there is something to learn from.
     """
 
     planned: Tensor
@@ -57,9 +62,12 @@ class PlaceMap(nn.Module, ABC):
         plans, float32 [B, P]."""
 
     @abstractmethod
-    def lesson(self, before: Episode, actions: Tensor, after: Episode) -> dict[str, Tensor]:
-        """What is learned from B glimpses, actions int64 [B]: tensors [B, ...] by name, `weight`
-        float32 [B] among them: how much the states before matter."""
+    def lesson(
+        self, before: Episode, actions: Tensor, afters: Sequence[Episode]
+    ) -> dict[str, Tensor]:
+        """What is learned from K glimpses of each of B scenes, from the same state, actions int64
+        [B, K]: tensors [B, ...] by name, whose shapes do not depend on K; `weight` float32 [B]
+        among them: how much the states before matter."""
 
     @abstractmethod
     def loss(self, features: Tensor, lesson: dict[str, Tensor]) -> Tensor: ...
@@ -95,7 +103,9 @@ class TargetMap(PlaceMap):
         probability = self._logits(features).softmax(dim=1)
         return probability @ self.planner.detail.T, probability
 
-    def lesson(self, before: Episode, actions: Tensor, after: Episode) -> dict[str, Tensor]:
+    def lesson(
+        self, before: Episode, actions: Tensor, afters: Sequence[Episode]
+    ) -> dict[str, Tensor]:
         """Raises ValueError for scenes that do not say where their target is."""
         boxes = torch.stack([target_box(scene) for scene in before.scenes])
         middle = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -127,12 +137,10 @@ class GainMap(PlaceMap):
         self, *, task: Segmentation, actions: ListedActions, channels: int, grid_size: int
     ) -> None:
         viewpoints = actions.viewpoints
-        taken = torch.ones(viewpoints.batch_size, 1)
-        crops = torch.cat((viewpoints.centers, viewpoints.scales[:, None], taken), dim=1)
-        shown = coverage(crops[:, None], grid_size=grid_size).flatten(1)
-        shown = shown * (shown >= 0.5)
+        crops = torch.cat((viewpoints.centers, viewpoints.scales[:, None]), dim=1)
+        shown = mostly_shown(crops, grid_size=grid_size)
         tiles, levels = quadtree(min_tiles=5)
-        planned = was_visited(crops[:, :3], history=tiles[None, levels == 1])[0]
+        planned = was_visited(crops, history=tiles[None, levels == 1])[0]
         if not planned.any():
             raise ValueError(
                 f"None of the scales {actions.scales} is 0.5, of which plans are made; add it to "
@@ -156,23 +164,28 @@ class GainMap(PlaceMap):
         tile_scale = self.scale_indices[self.planned][0]
         return at_once, gains[:, tile_scale]
 
-    def lesson(self, before: Episode, actions: Tensor, after: Episode) -> dict[str, Tensor]:
+    def lesson(
+        self, before: Episode, actions: Tensor, afters: Sequence[Episode]
+    ) -> dict[str, Tensor]:
+        after = afters[0]
         if bool((after.glimpses == after.history.shape[1]).all()):  # the episodes have ended
             areas = [after.outcome[name].cpu().numpy() for name in ("intersection", "union")]
             self.tally.add(np.stack(areas).astype(np.float64))
-        gained = self._worth(after) - self._worth(before)
+        worth = self._worth(before)
+        gained = torch.stack([self._worth(after) - worth for after in afters], dim=1)
+        not_tried = self.last_glimpses - len(afters)  # these show nothing
         return {
-            "gained": gained.cpu(),
-            "scale": self.scale_indices[actions],
-            "shown": (self.shown[actions] > 0).float(),
+            "gained": F.pad(gained.cpu(), (0, 0, 0, not_tried)),
+            "scale": F.pad(self.scale_indices[actions], (0, not_tried)),
+            "shown": F.pad((self.shown[actions] > 0).float(), (0, 0, 0, not_tried)),
             "weight": torch.ones(len(actions)),
         }
 
     def loss(self, features: Tensor, lesson: dict[str, Tensor]) -> Tensor:
-        rows = torch.arange(len(features), device=features.device)
-        predicted = self.head(features).flatten(2)[rows, lesson["scale"]]
+        rows = torch.arange(len(features), device=features.device)[:, None]
+        predicted = self.head(features).flatten(2)[rows, lesson["scale"]]  # [B, K, P]
         errors = (predicted - lesson["gained"]).square() * lesson["shown"]
-        return errors.sum() / lesson["shown"].sum().clamp(min=1)
+        return _ERRORS * errors.sum() / lesson["shown"].sum().clamp(min=1)
 
     def _worth(self, episode: Episode) -> Tensor:
         """What each cell adds to the metric, times the number of cells: float32 [B, P]; expected

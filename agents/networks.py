@@ -38,6 +38,14 @@ def coverage(viewpoints: Tensor, *, grid_size: int) -> Tensor:
     return (share * viewpoints[..., 3:]).unflatten(-1, (grid_size, grid_size))
 
 
+def mostly_shown(crops: Tensor, *, grid_size: int) -> Tensor:
+    """How much of each canvas cell crops [A, 3], (row, col, scale), show, where that is at least
+    half of it: float32 [A, grid^2], 0 elsewhere."""
+    taken = torch.cat((crops, torch.ones_like(crops[:, :1])), dim=1)
+    shown = coverage(taken[:, None], grid_size=grid_size).flatten(1)
+    return shown * (shown >= 0.5)
+
+
 def visit_maps(viewpoints: Tensor, *, grid_size: int) -> Tensor:
     """Memory of the hand: float32 [B, 2, grid, grid].
 
@@ -113,13 +121,16 @@ class SpatialHeads(nn.Module):
     """CanvasFeatures' maps -> one logit for each (scale, row, col), and a vector for the value.
 
     A viewpoint that was taken is not offered again: from the same place there is little new. With
-    `stop_action` a last logit stops. What the head says is the log-odds of that against looking
-    anywhere, so that learning where to look changes nothing about when to stop.
+    `crops` float32 [scales * grid^2, 3], (row, col, scale), what cells have to offer at each scale
+    is summed over the cells that a crop shows, and added to its logit. With `stop_action` a last
+    logit stops. What the head says is the log-odds of that against looking anywhere, so that
+    learning where to look changes nothing about when to stop.
     """
 
     def __init__(
-        self, *, channels: int, grid_size: int, num_scales: int, stop_action: bool = False
-    ) -> None:
+        self, *, channels: int, grid_size: int, num_scales: int, stop_action: bool = False,
+        crops: Tensor | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.channels = channels
         self.map_shape = (channels + num_scales, grid_size, grid_size)
@@ -127,6 +138,15 @@ class SpatialHeads(nn.Module):
         nn.init.normal_(self.logits.weight, std=0.01)  # start close to uniform over places
         assert self.logits.bias is not None
         nn.init.zeros_(self.logits.bias)
+        self.offers = None
+        if crops is not None:
+            self.offers = nn.Conv2d(channels, num_scales, 1)
+            nn.init.normal_(self.offers.weight, std=0.01)
+            assert self.offers.bias is not None
+            nn.init.zeros_(self.offers.bias)
+            shown = mostly_shown(crops, grid_size=grid_size).unflatten(0, (num_scales, -1))
+            self.register_buffer("shown", shown, persistent=False)
+            self.shown: Tensor  # [scales, grid^2 crops, grid^2 cells]
         self.value = nn.Sequential(nn.Linear(2 * channels, 64), nn.ReLU())
         self.stop = nn.Linear(2 * channels, 1) if stop_action else None
         if self.stop is not None:
@@ -141,7 +161,12 @@ class SpatialHeads(nn.Module):
     def forward_actor(self, features: Tensor) -> Tensor:
         maps = features.unflatten(1, self.map_shape)
         taken = maps[:, self.channels :] > 0
-        places = self.logits(maps[:, : self.channels]).masked_fill(taken, NEVER).flatten(1)
+        logits = self.logits(maps[:, : self.channels])
+        if self.offers is not None:
+            offers = self.offers(maps[:, : self.channels]).flatten(2)
+            sums = torch.einsum("bsp,sap->bsa", offers, self.shown)
+            logits = logits + sums.unflatten(2, self.map_shape[1:])
+        places = logits.masked_fill(taken, NEVER).flatten(1)
         if self.stop is None:
             return places
         stop = places.logsumexp(dim=1, keepdim=True) + self.stop(self._pooled(features))
@@ -189,7 +214,15 @@ class CellPolicy(CanvasPolicy):
     space has it over stopping, too.
 
     `cell_scales` must be the environment's; raises ValueError where the actions are not theirs.
+    `sums_crops`: whether a logit adds up what its crop shows (see SpatialHeads).
     """
+
+    def __init__(self, *args: Any, sums_crops: bool = False, **kwargs: Any) -> None:
+        self.sums_crops = sums_crops
+        super().__init__(*args, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "sums_crops": self.sums_crops}
 
     def _build(self, lr_schedule: Schedule) -> None:
         features, actions = self.features_extractor, self.action_space
@@ -207,6 +240,7 @@ class CellPolicy(CanvasPolicy):
             grid_size=features.grid_size,
             num_scales=features.num_scales,
             stop_action=self.stop_action,
+            crops=features.cells if self.sums_crops else None,
         )
         self.mlp_extractor = heads  # type: ignore[assignment]
         self.action_net = nn.Identity()  # the head's logits are the distribution's already

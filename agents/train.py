@@ -232,6 +232,8 @@ def new_learner(env: CanViTVecEnv, settings: dict[str, Any], *, seed: int, **cha
     actions = env.envs.actions
     if isinstance(actions, ListedActions):
         policy_kwargs["cell_scales"] = actions.scales
+    else:
+        policy_kwargs.pop("sums_crops", None)  # a Gaussian has no logits of crops
     return PPO(
         CellPolicy if isinstance(actions, ListedActions) else GaussianPolicy,
         learner_env(env, settings),

@@ -59,7 +59,7 @@ def test_the_target_map_learns_where_the_target_is() -> None:
     env = make_sb3_env("CanViT-Emoji-v0", num_envs=4, action="cell", cell_scales=SCALES).envs
     env.reset(seed=0)
     before, places = env.episode, target_map()
-    lesson = places.lesson(before, torch.zeros(4, dtype=torch.int64), before)
+    lesson = places.lesson(before, torch.zeros(4, 1, dtype=torch.int64), [before])
     for place, scene in zip(lesson["place"].tolist(), before.scenes, strict=True):
         row, col = divmod(place, 16)  # places of 8 px
         box = scene.target
@@ -83,7 +83,7 @@ def test_scenes_without_a_target_are_refused_by_name() -> None:
     blind = dataclasses.replace(env.episode.scenes[0], target=None, name="photo.jpeg")
     episode = dataclasses.replace(env.episode, scenes=(blind,))
     with pytest.raises(ValueError, match="photo.jpeg"):
-        target_map().lesson(episode, torch.zeros(1, dtype=torch.int64), episode)
+        target_map().lesson(episode, torch.zeros(1, 1, dtype=torch.int64), [episode])
 
 
 def test_the_gain_map_learns_what_a_look_did_for_each_cell_that_it_showed() -> None:
@@ -94,26 +94,33 @@ def test_the_gain_map_learns_what_a_look_did_for_each_cell_that_it_showed() -> N
     before = env.episode
     chosen = torch.tensor([9, 20, 64, 80, 100, 127])
     after = env.rollout.look(before, env.actions.viewpoint(chosen))
-    lesson = places.lesson(before, chosen, after)
+    lesson = places.lesson(before, chosen[:, None], [after])
 
     assert not lesson["gained"].any()  # no episode has ended yet, so nobody knows the classes
     ended = after
     while not bool(env.rollout.finished(ended).all()):
         previous, ended = ended, env.rollout.look(ended, env.actions.viewpoint(chosen))
-    places.lesson(previous, chosen, ended)
-    lesson = places.lesson(before, chosen, after)
+    places.lesson(previous, chosen[:, None], [ended])
+    other = chosen.roll(1)
+    tried = [after, env.rollout.look(before, env.actions.viewpoint(other))]
+    lesson = places.lesson(before, torch.stack((chosen, other), dim=1), tried)
     change = np.stack([
         (after.outcome[name] - before.outcome[name]).numpy() for name in ("intersection", "union")
     ])  # fmt: skip
     # Expected under the belief; where that is sure, what the scenes did to the metric.
     sure = [dataclasses.replace(e, belief=1e4 * e.belief) for e in (before, after)]
-    gained = places.lesson(sure[0], chosen, sure[1])["gained"].mean(dim=1)
+    gained = places.lesson(sure[0], chosen[:, None], sure[1:])["gained"][:, 0].mean(dim=1)
     np.testing.assert_allclose(gained, places.tally.gain(change), rtol=0, atol=1e-4)
-    assert np.corrcoef(lesson["gained"].mean(dim=1), gained)[0, 1] > 0.5
-    assert lesson["scale"].tolist() == [0, 0, 1, 1, 1, 1]
-    # A crop of scale 0.25 that is clipped to the corner at action 64 + 0 shows 4 x 4 cells.
-    assert lesson["shown"][2].reshape(8, 8).nonzero().amax(dim=0).tolist() == [3, 3]
-    assert lesson["shown"][2].sum() == 16
+    assert np.corrcoef(lesson["gained"][:, 0].mean(dim=1), gained)[0, 1] > 0.5
+    assert lesson["scale"][:, 0].tolist() == [0, 0, 1, 1, 1, 1]
+    # A crop of scale 0.5 that is clipped to the corner at action 64 + 0 shows 4 x 4 cells.
+    assert lesson["shown"][2, 0].reshape(8, 8).nonzero().amax(dim=0).tolist() == [3, 3]
+    assert lesson["shown"][2, 0].sum() == 16
+    # What was tried beside it follows; what was not, up to as many as ever are, shows nothing.
+    assert (lesson["gained"][:, 1] != lesson["gained"][:, 0]).any()
+    torch.testing.assert_close(lesson["shown"][1:, 1], lesson["shown"][:-1, 0])
+    assert lesson["shown"].shape == (6, places.last_glimpses, 64)
+    assert not lesson["shown"][:, 2:].any()
 
 
 def test_plans_of_several_glimpses_are_the_quarters() -> None:
@@ -149,5 +156,5 @@ def test_ignored_pixels_gain_nothing() -> None:
     chosen = torch.tensor([99, 100])
     after = env.rollout.look(before, env.actions.viewpoint(chosen))
     places = GainMap(task=env.rollout.task, actions=env.actions, channels=4, grid_size=8)
-    gained = places.lesson(before, chosen, after)["gained"].reshape(2, 8, 8)
+    gained = places.lesson(before, chosen[:, None], [after])["gained"][:, 0].reshape(2, 8, 8)
     assert not gained[:, 3, 4].any() and gained.any()

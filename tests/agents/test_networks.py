@@ -1,5 +1,7 @@
 """The spatial policy: what it remembers of its looks, and that its logits are a map of places."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -115,6 +117,28 @@ def test_it_learns_to_point_at_a_marked_cell_it_never_saw_marked(policy: CellPol
     viewpoint = actions.viewpoint(chosen)
     assert viewpoint.scales.tolist() == [0.25]
     assert viewpoint.centers.tolist() == [[0.25, 0.25]]  # row 2, col 2 of 4
+
+
+def test_a_logit_adds_up_what_its_crop_shows(policy: CellPolicy, tmp_path: Path) -> None:
+    summing = CellPolicy(
+        OBSERVATION, spaces.Discrete(2 * GRID**2), lambda _: 1e-2, channels=8, cell_scales=SCALES,
+        sums_crops=True,
+    )  # fmt: skip
+    heads = summing.mlp_extractor
+    with torch.no_grad():  # every cell offers 1 to fine crops and 10 to coarse ones
+        heads.logits.weight.zero_()
+        heads.offers.weight.zero_()
+        heads.offers.bias.copy_(torch.tensor([1.0, 10.0]))
+    seen = observe(torch.randn(1, 6, GRID, GRID, generator=torch.Generator().manual_seed(0)))
+    fine, coarse = summing.map_and_value(seen)[0].detach().reshape(2, GRID, GRID)
+    torch.testing.assert_close(fine, torch.ones(GRID, GRID))  # one cell each
+    # At the corners four whole cells; else one, and halves of four, as quarters do not count.
+    torch.testing.assert_close(coarse[[0, 0, 3, 3], [0, 3, 0, 3]], torch.full((4,), 40.0))
+    torch.testing.assert_close(coarse[1:3, 1:3], torch.full((2, 2), 30.0))
+    assert policy.mlp_extractor.offers is None
+    summing.save(tmp_path / "policy.pt")
+    again = CellPolicy.load(tmp_path / "policy.pt")
+    torch.testing.assert_close(again.map_and_value(seen)[0], summing.map_and_value(seen)[0])
 
 
 def stopping_policy() -> CellPolicy:

@@ -105,7 +105,8 @@ def test_a_policy_that_may_stop(mini_checkpoint: str, tmp_path: Path, action: st
         "backbone": mini_checkpoint, "action": action, "stop_action": True, "glimpse_cost": 0.25,
         "budget": 2,
     }  # fmt: skip
-    asked = {"env_id": ENV, "out": tmp_path, "env_kwargs": kwargs, "hyperparameters": SMALL}
+    small = {**SMALL, "policy": {"channels": 8, "sums_crops": True}}
+    asked = {"env_id": ENV, "out": tmp_path, "env_kwargs": kwargs, "hyperparameters": small}
     directory = train(**asked)
     card = json.loads((directory / "policy.json").read_text())
     assert kwargs.items() <= card["env_kwargs"].items()
