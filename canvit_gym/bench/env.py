@@ -44,7 +44,7 @@ PARTS = {
     "judging": "the belief, its potentials and outcome",
     "sampling": "glimpses out of pictures",
     "observation": "of canvas, CLS and history",
-    "scenes": "waiting for new ones, stacking and normalising them",
+    "scenes": "asking for new ones, waiting, stacking, normalising",
     "rest": "actions, rewards, infos, numpy",
 }
 MODEL_PARTS = ("forward", "readout")
@@ -99,6 +99,7 @@ class Stopwatch:
             ("sampling", rollout_module, "sample_at_viewpoint"),
             ("observation", type(envs.observations), "observe"),
             ("scenes", SceneQueue, "take"),
+            ("scenes", SceneQueue, "draw_ahead"),
             ("scenes", Rollout, "start"),
         ]
         with ExitStack() as stack:
