@@ -122,7 +122,7 @@ def find_fixed_sequence(
 ) -> tuple[tuple[float, float, float], ...]:
     """Greedily, glimpse by glimpse, the candidate after which the potential's mean over the scenes
     is highest; one may come again. Costs budget x candidates glimpses of each scene."""
-    listed = torch.cat((candidates.centers, candidates.scales[:, None]), dim=1).tolist()
+    listed = candidates.rows.tolist()
     indices = scene_indices(scenes, num_scenes)
     size = batch_size(rollout, scene_size_px=scenes.size_px)
     batches = np.array_split(indices, range(size, num_scenes, size))

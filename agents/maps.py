@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from agents.networks import mostly_shown
+from agents.networks import crop_sums, mostly_shown
 from agents.planning import Planner
 from agents.policies.quadtree import quadtree, was_visited
 from agents.policies.target import target_box
@@ -89,8 +89,7 @@ class TargetMap(PlaceMap):
         side = _FINER * grid_size
         places = grid_centers(side)
         boxes = torch.cat((places - target_size / 2, places + target_size / 2), dim=1).clamp(-1, 1)
-        viewpoints = actions.viewpoints
-        crops = torch.cat((viewpoints.centers, viewpoints.scales[:, None]), dim=1)
+        crops = actions.viewpoints.rows
         worth = torch.tensor(scale_values)[_scale_indices(actions)]
         super().__init__(
             head=nn.Conv2d(channels, _FINER**2, 1),
@@ -136,8 +135,7 @@ class GainMap(PlaceMap):
     def __init__(
         self, *, task: Segmentation, actions: ListedActions, channels: int, grid_size: int
     ) -> None:
-        viewpoints = actions.viewpoints
-        crops = torch.cat((viewpoints.centers, viewpoints.scales[:, None]), dim=1)
+        crops = actions.viewpoints.rows
         shown = mostly_shown(crops, grid_size=grid_size)
         tiles, levels = quadtree(min_tiles=5)
         planned = was_visited(crops, history=tiles[None, levels == 1])[0]
@@ -160,16 +158,15 @@ class GainMap(PlaceMap):
 
     def values(self, features: Tensor) -> tuple[Tensor, Tensor]:
         gains = self.head(features).flatten(2) / self.shown.shape[1]  # [B, scales, P]
-        at_once = (gains[:, self.scale_indices] * self.shown).sum(dim=2)
         tile_scale = self.scale_indices[self.planned][0]
-        return at_once, gains[:, tile_scale]
+        return crop_sums(gains, self.shown), gains[:, tile_scale]
 
     def lesson(
         self, before: Episode, actions: Tensor, afters: Sequence[Episode]
     ) -> dict[str, Tensor]:
-        after = afters[0]
-        if bool((after.glimpses == after.history.shape[1]).all()):  # the episodes have ended
-            areas = [after.outcome[name].cpu().numpy() for name in ("intersection", "union")]
+        first = afters[0]
+        if bool((first.glimpses == first.history.shape[1]).all()):  # the episodes have ended
+            areas = [first.outcome[name].cpu().numpy() for name in ("intersection", "union")]
             self.tally.add(np.stack(areas).astype(np.float64))
         worth = self._worth(before)
         gained = torch.stack([self._worth(after) - worth for after in afters], dim=1)

@@ -46,6 +46,13 @@ def mostly_shown(crops: Tensor, *, grid_size: int) -> Tensor:
     return shown * (shown >= 0.5)
 
 
+def crop_sums(cells: Tensor, shown: Tensor) -> Tensor:
+    """What crops show of cells [B, scales, P] at their own scale, summed: [B, A]. Rows of `shown`
+    [A, P] are in the order of scales, as `cell_actions` lists crops."""
+    by_scale = shown.unflatten(0, (cells.shape[1], -1))
+    return torch.einsum("bsp,sap->bsa", cells, by_scale).flatten(1)
+
+
 def visit_maps(viewpoints: Tensor, *, grid_size: int) -> Tensor:
     """Memory of the hand: float32 [B, 2, grid, grid].
 
@@ -89,8 +96,7 @@ class CanvasFeatures(BaseFeaturesExtractor):
         self.places: Tensor
         listed = torch.zeros(0, 3)
         if cell_scales:
-            cells = cell_actions(grid_size=self.grid_size, scales=cell_scales).viewpoints
-            listed = torch.cat((cells.centers, cells.scales[:, None]), dim=1)
+            listed = cell_actions(grid_size=self.grid_size, scales=cell_scales).viewpoints.rows
         self.register_buffer("cells", listed, persistent=False)
         self.cells: Tensor
         inputs = canvas_channels + self.sees_entropy + 2 + self.num_scales + 4
@@ -134,19 +140,13 @@ class SpatialHeads(nn.Module):
         super().__init__()
         self.channels = channels
         self.map_shape = (channels + num_scales, grid_size, grid_size)
-        self.logits = nn.Conv2d(channels, num_scales, 1)
-        nn.init.normal_(self.logits.weight, std=0.01)  # start close to uniform over places
-        assert self.logits.bias is not None
-        nn.init.zeros_(self.logits.bias)
+        self.logits = _nearly_even(channels, num_scales)
         self.offers = None
         if crops is not None:
-            self.offers = nn.Conv2d(channels, num_scales, 1)
-            nn.init.normal_(self.offers.weight, std=0.01)
-            assert self.offers.bias is not None
-            nn.init.zeros_(self.offers.bias)
-            shown = mostly_shown(crops, grid_size=grid_size).unflatten(0, (num_scales, -1))
+            self.offers = _nearly_even(channels, num_scales)
+            shown = mostly_shown(crops, grid_size=grid_size)
             self.register_buffer("shown", shown, persistent=False)
-            self.shown: Tensor  # [scales, grid^2 crops, grid^2 cells]
+            self.shown: Tensor
         self.value = nn.Sequential(nn.Linear(2 * channels, 64), nn.ReLU())
         self.stop = nn.Linear(2 * channels, 1) if stop_action else None
         if self.stop is not None:
@@ -160,13 +160,11 @@ class SpatialHeads(nn.Module):
 
     def forward_actor(self, features: Tensor) -> Tensor:
         maps = features.unflatten(1, self.map_shape)
-        taken = maps[:, self.channels :] > 0
-        logits = self.logits(maps[:, : self.channels])
+        x, taken = maps[:, : self.channels], maps[:, self.channels :] > 0
+        places = self.logits(x).flatten(1)
         if self.offers is not None:
-            offers = self.offers(maps[:, : self.channels]).flatten(2)
-            sums = torch.einsum("bsp,sap->bsa", offers, self.shown)
-            logits = logits + sums.unflatten(2, self.map_shape[1:])
-        places = logits.masked_fill(taken, NEVER).flatten(1)
+            places = places + crop_sums(self.offers(x).flatten(2), self.shown)
+        places = places.masked_fill(taken.flatten(1), NEVER)
         if self.stop is None:
             return places
         stop = places.logsumexp(dim=1, keepdim=True) + self.stop(self._pooled(features))
@@ -178,6 +176,15 @@ class SpatialHeads(nn.Module):
     def _pooled(self, features: Tensor) -> Tensor:
         x = features.unflatten(1, self.map_shape)[:, : self.channels]
         return torch.cat((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))), dim=1)
+
+
+def _nearly_even(channels: int, num_scales: int) -> nn.Conv2d:
+    """A logit for each scale of each cell, at first close to those of all others."""
+    conv = nn.Conv2d(channels, num_scales, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
 
 
 class CanvasPolicy(ActorCriticPolicy):

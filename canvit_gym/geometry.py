@@ -55,6 +55,11 @@ class Viewpoint:
     def batch_size(self) -> int:
         return self.centers.shape[0]
 
+    @property
+    def rows(self) -> Tensor:
+        """(row, col, scale) of each: float32 [B, 3]."""
+        return torch.cat((self.centers, self.scales[:, None]), dim=1)
+
     def __getitem__(self, index: Tensor | slice) -> Viewpoint:
         """The viewpoints of some of the scenes, by mask, indices or slice."""
         return Viewpoint(centers=self.centers[index], scales=self.scales[index])

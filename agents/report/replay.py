@@ -290,7 +290,7 @@ def _choices(
         picture=np.asarray(Image.fromarray(before.scenes[0].picture).resize((PANEL_PX, PANEL_PX))),
         scales=tuple(float(scale) for scale in scales),
         worth=(torch.cat(worth).double().cpu().numpy() - was).reshape(-1, size, size),
-        candidates=torch.cat((candidates.centers, candidates.scales[:, None]), dim=1).numpy(),
+        candidates=candidates.rows.numpy(),
         chosen=(row, col, scale),
         chosen_worth=now - was,
     )

@@ -201,11 +201,10 @@ class Rollout:
         self._require_going(episode)
         state = self._take_in(episode.pictures, episode.state, viewpoint)
         rows = torch.arange(episode.batch_size, device=episode.device)
-        taken = torch.cat((viewpoint.centers, viewpoint.scales[:, None]), dim=1)
         return replace(
             episode,
             state=state,
-            history=episode.history.index_put((rows, episode.glimpses), taken),
+            history=episode.history.index_put((rows, episode.glimpses), viewpoint.rows),
             glimpses=episode.glimpses + 1,
             looks=episode.looks + 1,
             **self._reading(state, episode.targets),
