@@ -250,7 +250,7 @@ def _make_map(
 def _explore(logits: Tensor, wanted: Tensor, *, is_last: bool, rng: np.random.Generator) -> Tensor:
     """Half of the actions are the policy's (half of them its best), the others the plans' or, one
     in eight, anything; one in four with the last glimpse, after which nothing comes: int64 [B]."""
-    kind = torch.from_numpy(rng.integers(8, size=len(logits)))
+    kind = torch.from_numpy(rng.integers(8, size=len(logits))).to(logits.device)
     noise = _gumbel(logits, rng=rng)
     sampled = (logits + noise).argmax(dim=1)
     planned = (wanted.log() + noise).argmax(dim=1)

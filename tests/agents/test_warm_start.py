@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
@@ -76,6 +77,16 @@ def test_looks_gain_more_than_by_chance(
     env, model = make_model(env_id, num_envs=64)
     warm_start(model, env.envs, out=tmp_path, glimpses=64 * 4 * 16, **settings)
     assert gain_of_one_look(env, model, potential=potential) > 0.02
+
+
+def test_actions_are_chosen_on_the_device_of_the_logits() -> None:
+    """The meta device refuses to mix with the CPU, as a GPU does."""
+    logits = torch.zeros(4, 8, device="meta")
+    for is_last in (False, True):
+        chosen = module._explore(logits, logits, is_last=is_last, rng=np.random.default_rng(0))
+        assert chosen.device.type == "meta" and chosen.shape == (4,)
+    others = module._others(logits, count=3, rng=np.random.default_rng(0))
+    assert others.device.type == "meta" and others.shape == (4, 3)
 
 
 def test_nothing_is_said_about_stopping(tmp_path: Path) -> None:
