@@ -5,11 +5,12 @@ PY := .venv/bin/python
 .PHONY: demo test notebooks bench clean
 
 demo: .venv/agents.installed
-	$(PY) -m agents demo
+	.venv/bin/canvit-gym demo
 
 test: .venv/test.installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	mkdir -p .venv/types && ln -sfn ../../agents .venv/types/canvit_agents  # mypy knows folders only
 	$(PY) -m mypy
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --durations=10
 
@@ -21,8 +22,8 @@ notebooks: .venv/test.installed
 bench: .venv/test.installed
 	$(PY) -m canvit_gym.scenes.benchmark
 	$(PY) -m canvit_gym.bench --compile --out benchmarks
-	$(PY) -m agents.throughput --out benchmarks/learning.json
-	$(PY) -m agents.readme
+	$(PY) -m canvit_agents.learning.throughput --out benchmarks/learning.json
+	$(PY) docs/fill_tables.py
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python %d.%d was found; canvit-gym needs 3.11 or newer (make PYTHON=python3.12 ...)." % v[:2])'

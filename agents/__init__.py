@@ -1,1 +1,38 @@
-"""What chooses viewpoints, how it learns, and how it is judged: `python -m agents --help`."""
+"""What chooses viewpoints, how it learns, and how it is judged: `canvit-gym --help`.
+
+Nothing is imported before it is used; training and judging need the extra `canvit-gym[agents]`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from canvit_agents.judging.evaluate import evaluate
+    from canvit_agents.learning.train import train
+    from canvit_agents.policies import POLICIES, load_policy, make_policy
+    from canvit_agents.policies.base import Policy
+
+_HOMES = {
+    "POLICIES": "policies",
+    "Policy": "policies.base",
+    "evaluate": "judging.evaluate",
+    "load_policy": "policies",
+    "make_policy": "policies",
+    "train": "learning.train",
+}
+"""The module of each name that is imported when it is first used (PEP 562)."""
+
+__all__ = ["POLICIES", "Policy", "evaluate", "load_policy", "make_policy", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"canvit_agents.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -45,14 +45,16 @@ def test_the_wheel_works_elsewhere_without_the_extras(tmp_path: Path) -> None:
     for name in ("mini", "mini_seg_probe"):
         assert (site / "canvit_gym/assets" / name / "README.md").is_file()
     assert list((site / "canvit_gym/assets/sprites").glob("LICENSE*"))
-    for env_id in ("CanViT-Emoji-v0", "CanViT-EmojiSeg-v0"):
-        assert (site / "agents/pretrained" / env_id / "policy.zip").is_file()
-    data = [
-        path for kind in ("yaml", "css", "js", "html") for path in ROOT.glob(f"agents/*/*.{kind}")
-    ]
-    assert {path.parent.name for path in data} == {"hyperparameters", "report", "web", "play"}
-    for path in data:
-        assert (site / path.relative_to(ROOT)).is_file()
+    assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {
+        "bin",  # the console script
+        "canvit_agents",
+        "canvit_gym",
+    }
+    # Every module and every file that modules read, wherever the folder is installed.
+    for folder, package in (("canvit_gym", "canvit_gym"), ("agents", "canvit_agents")):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                assert (site / package / path.relative_to(ROOT / folder)).is_file(), path
 
 
 def test_the_committed_checkpoint_is_small() -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from agents.policies.base import Policy, starting_blind, starting_full
-from agents.policies.learned import (
+from canvit_agents.policies.base import Policy, starting_blind, starting_full
+from canvit_agents.policies.learned import (
     PRETRAINED,
     LearnedPolicy,
     find_policy,
     load_policy,
     read_card,
 )
-from agents.policies.oracle import Oracle
-from agents.policies.quadtree import CoarseToFine, EntropyCoarseToFine, FineToCoarse
-from agents.policies.random import RandomPolicy
-from agents.policies.repeated import RepeatedFullScene
-from agents.policies.target import TargetPolicy
+from canvit_agents.policies.oracle import Oracle
+from canvit_agents.policies.quadtree import CoarseToFine, EntropyCoarseToFine, FineToCoarse
+from canvit_agents.policies.random import RandomPolicy
+from canvit_agents.policies.repeated import RepeatedFullScene
+from canvit_agents.policies.target import TargetPolicy
 from canvit_gym.envs.rollout import Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import torch
 
-from agents.policies.base import Policy
+from canvit_agents.policies.base import Policy
 from canvit_gym.envs.actions import Actions
 from canvit_gym.envs.observations import Observations
 from canvit_gym.envs.rollout import Choice, Episode, Rollout
@@ -75,11 +75,11 @@ def find_policy(name: str, *, env_id: str) -> Path | None:
     """The directory that a name stands for, or None: a path, or the policy that this package
     brings for an environment."""
     if name == PRETRAINED:
-        directory = Path(str(resources.files("agents") / "pretrained" / env_id))
+        directory = Path(str(resources.files("canvit_agents") / "pretrained" / env_id))
         if not directory.is_dir():
             raise FileNotFoundError(
                 f"This package brings no trained policy for {env_id}; train one with "
-                f"`python -m agents train --env {env_id} --out DIR` and give that DIR."
+                f"`canvit-gym train --env {env_id} --out DIR` and give that DIR."
             )
         return directory
     path = Path(name).expanduser()
@@ -91,7 +91,7 @@ def read_card(directory: Path) -> PolicyCard:
     path = directory / _CARD
     if not path.is_file():
         raise FileNotFoundError(
-            f"{directory} holds no {_CARD}; give a directory that `python -m agents train` wrote."
+            f"{directory} holds no {_CARD}; give a directory that `canvit-gym train` wrote."
         )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def read_card(directory: Path) -> PolicyCard:
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"{path} is no policy card ({type(error).__name__}: {error}); give a directory that "
-            "`python -m agents train` wrote."
+            "`canvit-gym train` wrote."
         ) from error
 
 
@@ -179,7 +179,7 @@ def _name(backbone: BackboneIdentity) -> str:
 def _load_model(path: Path) -> PPO:
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing; give a directory that `python -m agents train` wrote."
+            f"{path} is missing; give a directory that `canvit-gym train` wrote."
         )
     try:
         from stable_baselines3 import PPO

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from agents.policies.base import Policy
-from agents.policies.quadtree import quadtree
-from agents.policies.random import draw_viewpoints
+from canvit_agents.policies.base import Policy
+from canvit_agents.policies.quadtree import quadtree
+from canvit_agents.policies.random import draw_viewpoints
 from canvit_gym.envs.rollout import Episode
 from canvit_gym.geometry import Viewpoint
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from agents.policies.base import Policy, concatenate
+from canvit_agents.policies.base import Policy, concatenate
 from canvit_gym.envs.rollout import Episode
 from canvit_gym.geometry import Viewpoint, random_viewpoint
 

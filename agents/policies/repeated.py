@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from agents.policies.base import Policy
+from canvit_agents.policies.base import Policy
 from canvit_gym.envs.rollout import Episode
 from canvit_gym.geometry import Viewpoint
 

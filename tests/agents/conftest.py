@@ -16,9 +16,9 @@ from canvit_gym.envs.vector_env import CanViTVectorEnv
 
 @pytest.fixture
 def save_untrained(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a policy directory as `agents.train` does, with a network that has learned nothing."""
+    """Writes a policy directory as `learning.train` does, with a network that learned nothing."""
     ppo = pytest.importorskip("stable_baselines3").PPO
-    from canvit_gym.sb3 import CanViTVecEnv
+    from canvit_gym.adapters.sb3 import CanViTVecEnv
 
     def save(env: CanViTVectorEnv, /, *, name: str = "policy", **card: Any) -> Path:
         with torch.random.fork_rng(devices=[]):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.evidence import Evidence, Trajectories
+from canvit_agents.judging.evidence import Evidence, Trajectories
 
 
 def classified(correct: Any, *, name: str = "a", learned: bool = False, **changes: Any) -> Evidence:

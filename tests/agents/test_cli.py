@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agents.__main__ import main
+from canvit_agents.cli.main import main
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.model.identity import identify
 
@@ -38,16 +38,16 @@ def trained(
 
 @pytest.fixture
 def training(monkeypatch: pytest.MonkeyPatch, trained: Path) -> list[dict[str, Any]]:
-    """What `agents.train.train` is asked for; it answers with a policy that learned nothing."""
+    """What `learning.train.train` is asked for; it answers with a policy that learned nothing."""
     asked: list[dict[str, Any]] = []
 
     def train(**kwargs: Any) -> Path:
         asked.append(kwargs)
         return trained
 
-    module = ModuleType("agents.train")
+    module = ModuleType("canvit_agents.learning.train")
     module.train = train  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "agents.train", module)
+    monkeypatch.setitem(sys.modules, "canvit_agents.learning.train", module)
     return asked
 
 
@@ -197,7 +197,7 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    assert "usage: python -m agents" in capsys.readouterr().err
+    assert "usage: canvit-gym" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["headroom", "train", "evaluate", "compare", "play", "demo"])
@@ -266,6 +266,6 @@ def test_a_bug_keeps_its_traceback(
     def broken(**kwargs: Any) -> Path:
         raise TypeError("unsupported operand")
 
-    monkeypatch.setattr(sys.modules["agents.train"], "train", broken)
+    monkeypatch.setattr(sys.modules["canvit_agents.learning.train"], "train", broken)
     with pytest.raises(TypeError, match="unsupported operand"):
         main(["train", "--env", ENV, "--out", str(tmp_path)])

@@ -1,0 +1,1 @@
+"""How policies are judged: playing, evidence, metrics, intervals, tables."""

@@ -1,0 +1,117 @@
+"""Two policies of saved runs, compared scene by scene from their evidence alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from canvit_agents.judging.evidence import Evidence, load_evidence
+from canvit_agents.judging.manifest import MANIFEST, describe_scenes
+from canvit_agents.judging.metrics import TITLES, tallies
+from canvit_agents.judging.statistics import bootstrap
+from canvit_agents.judging.summary import difference, format_interval, shown_steps
+
+_WORTH_TELLING = ("env", "split", "seed", "potential", "precision", "glimpse")
+"""Settings in which runs may differ and still be compared, but which a reader must know of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A saved policy, and how it was asked for."""
+
+    name: str
+    evidence: Evidence
+
+
+def find_run(name: str) -> Run:
+    """The run that DIR:POLICY stands for, or DIR where it holds one policy.
+
+    Raises FileNotFoundError where there is no such directory or file, and ValueError where the
+    policy is unknown or not said.
+    """
+    directory, policy = _split(name)
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{directory} holds no {MANIFEST}; give a directory that `canvit-gym evaluate "
+            "--out DIR` wrote, with :POLICY after it where it holds several."
+        )
+    policies = json.loads(path.read_text(encoding="utf-8"))["policies"]
+    if policy is None and len(policies) == 1:
+        (policy,) = policies
+    if policy not in policies:
+        what = "does not say which policy" if policy is None else f"has no policy {policy!r}"
+        raise ValueError(f"{name!r} {what}; give {directory}: and one of {', '.join(policies)}.")
+    return Run(name=name, evidence=load_evidence(directory / policies[policy]["file"]))
+
+
+def compare(first: Run, second: Run) -> dict[str, Any]:
+    """The paired comparison as JSON values; difference is that of the first minus the second.
+
+    Raises ValueError where the runs differ in scenes, budget, metric or backbone.
+    """
+    one, other = first.evidence, second.evidence
+    compared, against = _conditions(one), _conditions(other)
+    if differing := [key for key in compared if compared[key] != against[key]]:
+        raise ValueError(
+            f"{first.name} and {second.name} differ in {' and '.join(differing)}, so they say "
+            "nothing about each other; play both in the same setting."
+        )
+    metric, tally = next(iter(tallies(one.seen).items()))
+    other_tally = next(iter(tallies(other.seen).values()))
+    return {
+        "first": first.name,
+        "second": second.name,
+        "num_scenes": one.seen.num_scenes,
+        "metric": metric,
+        "values": [tally.value.tolist(), other_tally.value.tolist()],
+        "glimpses": [float(e.seen.taken.sum(axis=1).mean()) for e in (one, other)],
+        "paired": difference(bootstrap(tally), bootstrap(other_tally)),
+        "differ_in": [key for key in _WORTH_TELLING if one.settings[key] != other.settings[key]],
+    }
+
+
+def format_comparison(result: Mapping[str, Any]) -> str:
+    """The comparison for people: a line for each step."""
+    names = (result["first"], result["second"])
+    lines = [
+        f"{TITLES[result['metric']]} after each glimpse, {result['num_scenes']} scenes, paired",
+        f"A  {names[0]}",
+        f"B  {names[1]}",
+    ]
+    if result["differ_in"]:
+        lines.append(f"They differ in {', '.join(result['differ_in'])} too.")
+    if any(count < len(result["values"][0]) for count in result["glimpses"]):
+        lines.append("Mean glimpses: A {:.2f}, B {:.2f}.".format(*result["glimpses"]))
+    lines += ["", f"{'':4}{'A':>6}{'B':>7}  A - B"]
+    for t in shown_steps(len(result["values"][0])):
+        found = {key: values[t] for key, values in result["paired"].items()}
+        a, b = (values[t] for values in result["values"])
+        lines.append(f"{f't{t}':4}{a:6.3f}{b:7.3f}  {format_interval(found)}")
+    return "\n".join(lines)
+
+
+def _conditions(evidence: Evidence) -> dict[str, Any]:
+    settings = evidence.settings
+    return {
+        "scenes": describe_scenes(evidence.seen)["sha256"],
+        "budget": settings["num_glimpses"],
+        "metric": settings["metric"],
+        "backbone": settings["backbone"]["sha256"],
+    }
+
+
+def _split(name: str) -> tuple[Path, str | None]:
+    """Directory and policy; either may hold a colon, so the shortest directory that exists wins."""
+    parts = name.split(":")
+    for i in range(1, len(parts)):
+        directory = Path(":".join(parts[:i])).expanduser()
+        if directory.is_dir():
+            return directory, ":".join(parts[i:])
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        return directory, None
+    raise FileNotFoundError(f"There is no run directory {name}; give DIR:POLICY, or DIR.")

@@ -1,0 +1,219 @@
+"""Judge policies: the same scenes for all, metrics after each glimpse, paired differences.
+
+A run directory holds one Parquet file for each policy (see `judging.evidence`), summary.json, which
+follows from these files alone, and manifest.json, which says what was run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+import canvit_gym  # noqa: F401  (registers the environments)
+from canvit_agents.judging.evidence import Evidence, evidence_path, load_evidence, save_evidence
+from canvit_agents.judging.manifest import MANIFEST, make_manifest, versions
+from canvit_agents.judging.playing import Peek, play, play_batch, scene_indices
+from canvit_agents.judging.summary import format_table, summarize
+from canvit_agents.policies.base import Policy, num_glimpses
+from canvit_agents.policies.learned import LearnedPolicy
+from canvit_gym.envs.rollout import Rollout
+from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym.model.flops import classification_flops, glimpse_flops, segmentation_flops
+from canvit_gym.tasks.segmentation import Segmentation
+
+__all__ = [
+    "Benchmark",
+    "evaluate",
+    "format_table",
+    "gather",
+    "make_benchmark",
+    "play_batch",
+    "save_results",
+    "scene_indices",
+    "summarize",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """An environment to be judged in, and how it was asked for."""
+
+    env_id: str
+    split: str
+    env_kwargs: dict[str, Any]
+    env: CanViTVectorEnv
+
+
+def make_benchmark(
+    env_id: str, *, split: str = "test", env_kwargs: Mapping[str, Any] | None = None
+) -> Benchmark:
+    """Make the environment by its id, from the keyword arguments that it takes.
+
+    Raises ValueError where the id is not one of this package's.
+    """
+    env_id = env_id.rpartition(":")[2]  # without the module in "canvit_gym:CanViT-Emoji-v0"
+    kwargs = dict(env_kwargs or {})
+    if not str(gym.spec(env_id).vector_entry_point).startswith("canvit_gym."):
+        ours = sorted(name for name in gym.registry if name.startswith("CanViT-"))
+        raise ValueError(
+            f"{env_id} is not an environment of canvit-gym; choose one of {', '.join(ours)}."
+        )
+    env = gym.make_vec(
+        env_id, num_envs=1, vectorization_mode="vector_entry_point", split=split, **kwargs
+    ).unwrapped
+    assert isinstance(env, CanViTVectorEnv)
+    return Benchmark(env_id=env_id, split=split, env_kwargs=kwargs, env=env)
+
+
+def evaluate(
+    policies: Mapping[str, Policy],
+    *,
+    benchmark: Benchmark,
+    num_scenes: int,
+    out: Path | None = None,
+    seed: int = 0,
+    candidates: int | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Play every policy on the same scenes and return the summary.
+
+    With `out`, each policy's evidence is saved there as it finishes, to be taken from there when
+    the same is asked again, and the summary and the manifest are written beside it. With
+    `candidates`, every choice is compared with so many other viewpoints.
+    """
+    evidence = gather(
+        policies,
+        benchmark=benchmark,
+        num_scenes=num_scenes,
+        out=out,
+        seed=seed,
+        candidates=candidates,
+        progress=progress,
+    )
+    summary = summarize(evidence)
+    if out is not None:
+        save_results(out, evidence, summary)
+    return summary
+
+
+def gather(
+    policies: Mapping[str, Policy],
+    *,
+    benchmark: Benchmark,
+    num_scenes: int,
+    out: Path | None = None,
+    seed: int = 0,
+    candidates: int | None = None,
+    progress: bool = True,
+) -> dict[str, Evidence]:
+    """What each policy does, played or, where `out` has it already, loaded."""
+    env, evidence = benchmark.env, {}
+    peek = None if candidates is None else Peek(num_candidates=candidates, potential=env.reward)
+    for name, policy in policies.items():
+        settings = settings_of(
+            policy,
+            name=name,
+            benchmark=benchmark,
+            num_scenes=num_scenes,
+            seed=seed,
+            candidates=candidates,
+        )
+        path = None if out is None else evidence_path(out, settings)
+        finished = None if path is None else _finished(path, settings)
+        if finished is None:
+            seen = play(
+                policy,
+                scenes=env.scenes,
+                num_scenes=num_scenes,
+                name=name,
+                seed=seed,
+                peek=peek,
+                progress=progress,
+            )
+            finished = Evidence(settings=settings, versions=versions(), seen=seen)
+            if path is not None:
+                save_evidence(path, finished)
+        evidence[name] = finished
+    return evidence
+
+
+def save_results(out: Path, evidence: Mapping[str, Evidence], summary: Mapping[str, Any]) -> None:
+    """Write summary.json and manifest.json beside the evidence."""
+    files = {name: evidence_path(out, e.settings) for name, e in evidence.items()}
+    write_json(out / MANIFEST, make_manifest(evidence, files=files))
+    write_json(out / "summary.json", summary)
+
+
+def settings_of(
+    policy: Policy,
+    *,
+    name: str,
+    benchmark: Benchmark,
+    num_scenes: int,
+    seed: int,
+    candidates: int | None,
+) -> dict[str, Any]:
+    """Everything that decides what a policy does and how it is judged: JSON values."""
+    env, rollout = benchmark.env, policy.rollout
+    metric: dict[str, Any] = {"name": "accuracy"}
+    if isinstance(rollout.task, Segmentation):
+        metric = {"name": "mean_iou", "label_size_px": rollout.task.label_size_px}
+    settings: dict[str, Any] = {
+        "env": benchmark.env_id,
+        "env_kwargs": benchmark.env_kwargs,
+        "split": benchmark.split,
+        "num_scenes": num_scenes,
+        "seed": seed,
+        "budget": env.rollout.budget,
+        "num_glimpses": num_glimpses(rollout),
+        "potential": env.reward,
+        "metric": metric,
+        "candidates": candidates,
+        "backbone": asdict(env.backbone),
+        "precision": rollout.precision,
+        "glimpse": asdict(rollout.glimpse),
+        "flops_per_glimpse": flops_per_glimpse(rollout),
+        "policy": {
+            "name": name,
+            "learned": isinstance(policy, LearnedPolicy),
+            "initial_glimpse": rollout.initial_glimpse,
+            **policy.settings,
+        },
+    }
+    if env.glimpse_cost:
+        settings["glimpse_cost"] = env.glimpse_cost
+    # As it comes back from a file: tuples are lists there.
+    return json.loads(json.dumps(settings, sort_keys=True, default=str))
+
+
+def flops_per_glimpse(rollout: Rollout) -> int:
+    """Of one glimpse of one scene, and of reading the task's belief after it."""
+    config, glimpse = rollout.task.model.canvit.config, rollout.glimpse
+    grid, num_classes = glimpse.canvas_grid_size, len(rollout.task.class_names)
+    patches = glimpse.glimpse_size_px // config.backbone.patch_size_px
+    if rollout.task.decodes_canvas:
+        read = segmentation_flops(config, canvas_grid=grid, num_classes=num_classes)
+    else:
+        read = classification_flops(config, num_classes=num_classes)
+    return glimpse_flops(config, glimpse_grid=patches, canvas_grid=grid) + read
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _finished(path: Path, settings: dict[str, Any]) -> Evidence | None:
+    try:
+        found = load_evidence(path)
+    except (FileNotFoundError, ValueError):
+        return None  # missing or damaged: play it again
+    return found if found.settings == settings else None

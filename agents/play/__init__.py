@@ -1,6 +1,0 @@
-"""Looking by hand: a page, served to this machine alone, on which a person chooses the glimpses."""
-
-from agents.play.game import make_playground
-from agents.play.server import PlayServer, serve
-
-__all__ = ["PlayServer", "make_playground", "serve"]

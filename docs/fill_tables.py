@@ -1,0 +1,50 @@
+"""The README's tables, written from the saved results and benchmarks: `python docs/fill_tables.py`.
+
+A block in the README such as
+
+    <!-- agents/pretrained/CanViT-Emoji-v0/summary_test.json -->
+    ```
+    ...
+    ```
+
+holds `format_table` of that summary, or that of the benchmark where the file is one of
+`BENCHMARKS`. A test fails when a block and its file disagree.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from canvit_agents.judging import summary
+from canvit_agents.learning import throughput
+from canvit_gym.bench import env, model
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+BENCHMARKS = {
+    "benchmarks/model.json": model.format_table,
+    "benchmarks/env.json": env.format_table,
+    "benchmarks/learning.json": throughput.format_table,
+}
+_BLOCK = re.compile(r"(?P<mark><!-- (?P<path>\S+\.json) -->\n)```\n.*?```\n", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """The text with every block written anew from its file, which is given from the root."""
+
+    def table(block: re.Match[str]) -> str:
+        values = json.loads((ROOT / block["path"]).read_text(encoding="utf-8"))
+        format_table = BENCHMARKS.get(block["path"], summary.format_table)
+        return f"{block['mark']}```\n{format_table(values)}\n```\n"
+
+    return _BLOCK.sub(table, text)
+
+
+def main() -> None:
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
