@@ -130,6 +130,7 @@ def _imagenet(
     backbone: str,
     scenes: str | Path | None = None,
     split: FolderSplit = "all",
+    upright: bool = False,
     canvas_grid_size: int = OFFICIAL_GLIMPSE.canvas_grid_size,
     scene_size_px: int = OFFICIAL_SCENE_PX,
     cache_bytes: int = CACHE_BYTES,
@@ -141,7 +142,9 @@ def _imagenet(
             "CanViT-IN1k-v0 was given no scenes; pass scenes='path/to/imagenet/val' (class folders "
             f"named by wnid) or set ${IMAGENET_ROOT}, or try CanViT-Emoji-v0, which needs none."
         )
-    folder = FolderScenes(root, size_px=scene_size_px, split=split)
+    folder = FolderScenes(
+        root, size_px=scene_size_px, split=split, classes="imagenet", upright=upright
+    )
     return _classification(
         scenes=_cached(folder, cache_bytes=cache_bytes),
         glimpse=replace(OFFICIAL_GLIMPSE, canvas_grid_size=canvas_grid_size),

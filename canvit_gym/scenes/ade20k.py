@@ -14,10 +14,14 @@ import numpy as np
 from canvit_gym.errors import require_choice
 from canvit_gym.preprocess import (
     Fit,
+    PictureError,
+    decode,
     open_picture,
     preprocess_mask,
     preprocess_picture,
+    printable,
     require_mask,
+    require_size_px,
 )
 from canvit_gym.scenes.base import IGNORE, Scene
 from canvit_gym.scenes.folder import FileScenes, files_in, some
@@ -56,12 +60,12 @@ class ADE20KScenes(FileScenes):
     the aspect and the centre. To the pixel, both are what torchvision's Resize (bilinear and
     antialiased for the picture, NEAREST for the mask) and CenterCrop give.
 
-    **Masks.** Annotations are 8-bit greyscale of their picture's size: value k > 0 becomes class
-    k - 1, an index into `mask_class_names`, and 0 becomes `IGNORE`. Annotations in colour are
-    refused, and so are those with a palette: tools that repack greyscale as a palette renumber its
-    values, and a file does not say whether one did. Pictures are taken as they are stored,
-    without their EXIF orientation, because that is how their masks were drawn. A scene as a whole
-    has no class: `Scene.label` is -1.
+    **Masks.** Annotations are 8-bit greyscale of their picture's size: value k > 0 becomes class k
+    - 1, an index into `mask_class_names`, and 0 becomes `IGNORE`. Annotations in colour are
+    refused, and so are those in a format that changes values (JPEG) and those with a palette: tools
+    that repack greyscale as a palette renumber its values, and a file does not say whether one did.
+    Pictures are taken as they are stored, without their EXIF orientation, because that is how their
+    masks were drawn. A scene as a whole has no class: `Scene.label` is -1.
 
     **Unusable files.** Pairs, sizes and modes are checked at construction for all scenes (a few
     seconds for `training`). Files damaged behind an intact header are replaced, as `FileScenes`
@@ -80,7 +84,8 @@ class ADE20KScenes(FileScenes):
         self.split: Split = split
         self.fit: Fit = fit
 
-        root = Path(root).expanduser()
+        size_px = require_size_px(size_px)
+        root = Path(root).expanduser().absolute()
         _require_folders(root, split)
         images, annotations = (f"{kind}/{_FOLDERS[split]}" for kind in _KINDS)
         pairs = _list_pairs(root / images, root / annotations)
@@ -95,21 +100,23 @@ class ADE20KScenes(FileScenes):
         with open_picture(self.root / self.mask_names[index]) as image:
             require_mask(image)
             if image.size != size:
-                raise ValueError(
-                    f"it has {_shape(image.size)} but its picture {picture} has {_shape(size)} as"
-                    " stored (EXIF orientation does not count); save both in one size"
+                raise PictureError(
+                    f"it has {_shape(image.size)} but its picture {printable(picture)} has"
+                    f" {_shape(size)} as stored (EXIF orientation does not count); save both in one"
+                    " size"
                 )
 
     def _read(self, index: int) -> Scene:
         mask_path = self.root / self.mask_names[index]
         with open_picture(self.root / self.names[index]) as image:
-            picture = preprocess_picture(image, self.size_px, fit=self.fit, upright=False)
+            picture = preprocess_picture(image, self.size_px, fit=self.fit)
         with open_picture(mask_path) as image:
+            decode(image)
             highest = int(np.asarray(image).max())
             values = preprocess_mask(image, self.size_px, fit=self.fit)
         if highest > len(CLASS_NAMES):
             raise ValueError(
-                f"{mask_path} holds the value {highest}, but SceneParse150 has only 0"
+                f"{printable(mask_path)} holds the value {highest}, but SceneParse150 has only 0"
                 f" (no class) and 1 .. {len(CLASS_NAMES)}; take its own annotations, unshifted."
             )
         mask = np.where(values == 0, np.uint8(IGNORE), values - 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
 import warnings
 from collections.abc import Collection, Sequence
 from operator import index as as_int
@@ -15,11 +16,20 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from canvit_gym.errors import require_choice
-from canvit_gym.preprocess import UnreadablePictureError, open_picture, read_picture
+from canvit_gym.preprocess import (
+    PictureStorageError,
+    UnreadablePictureError,
+    open_picture,
+    printable,
+    read_picture,
+    require_size_px,
+)
 from canvit_gym.scenes.base import Scene
 from canvit_gym.scenes.imagenet import CLASS_NAMES, LABEL_OF_WNID
 
 Split = Literal["all", "train", "test"]
+Classes = Literal["any", "imagenet"]
+"""What class folders may be: any classes, or those of ImageNet-1k only."""
 
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
@@ -28,11 +38,17 @@ PICTURE_SUFFIXES = frozenset(
 # One unreadable picture is an accident; so many in a row mean that the storage is gone.
 MAX_SUBSTITUTIONS = 10
 
+MAX_ID = 99_999
+"""The highest class id that a folder's name may give."""
+
+_PAUSE_S = 0.05  # before a picture that could not be used is read once more
+
 _LAYOUT = (
     "accepted is <folder>/<class>/<picture>, with class folders named by ImageNet-1k wnid"
-    " (n01440764) or by any other names"
+    " (n01440764), by class id (0, 1, ...) or by any other names"
 )
-_WNID = re.compile(r"n\d{8}")
+_WNID = re.compile(r"n[0-9]{8}")
+_ID = re.compile(r"[0-9]+")
 
 
 class FileScenes:
@@ -42,17 +58,17 @@ class FileScenes:
     pictures, or not of a supported kind, are refused together, by name. Data damaged behind an
     intact header shows only when a scene is asked for: then a warning names the file, once, and the
     next readable picture stands in for it (under its own name and label), so that a long run goes
-    on.
+    on. Only a picture that two readings in a row call damaged is replaced. Where the storage itself
+    fails (no such file, an I/O error, too many open files, no memory), PictureStorageError is
+    raised and nothing is remembered: asked again, the same scene comes.
 
     names: `Scene.name` of each scene, the path of its picture below `root`.
     """
 
     def __init__(self, *, root: Path, names: Sequence[str], size_px: int) -> None:
-        if size_px < 1:
-            raise ValueError(f"size_px is {size_px} but must be at least 1; CanViT uses 512.")
-        self.root = root
+        self.size_px = require_size_px(size_px)
+        self.root = root.absolute()  # whoever changes the working directory later changes nothing
         self.names = tuple(names)
-        self.size_px = size_px
         self._unreadable: set[int] = set()
         self._check_all()
 
@@ -71,20 +87,33 @@ class FileScenes:
     def __getitem__(self, index: int) -> Scene:
         first = as_int(index)
         if not 0 <= first < len(self):
-            raise IndexError(f"index is {index}, but {self.root} has scenes 0 .. {len(self) - 1}.")
+            raise IndexError(
+                f"index is {index}, but {printable(self.root)} has scenes 0 .. {len(self) - 1}."
+            )
         for shift in range(min(len(self), MAX_SUBSTITUTIONS)):
             position = (first + shift) % len(self)
             if position in self._unreadable:
                 continue
             try:
-                return self._read(position)
+                return self._read_twice(position)
+            except PictureStorageError:
+                raise
             except UnreadablePictureError as error:
                 self._unreadable.add(position)
                 warnings.warn(f"{error} The next picture stands in for it.", stacklevel=2)
         raise UnreadablePictureError(
-            f"Can not read {self.names[first]} in {self.root}, nor the pictures after it that could"
-            " stand in; check that the storage is still there and that the files are whole."
+            f"Can not read {printable(self.names[first])} in {printable(self.root)}, nor the"
+            " pictures after it that could stand in; check that the storage is still there and that"
+            " the files are whole."
         )
+
+    def _read_twice(self, index: int) -> Scene:
+        """The scene; a failure counts only if it comes again."""
+        try:
+            return self._read(index)
+        except UnreadablePictureError:
+            time.sleep(_PAUSE_S)
+            return self._read(index)
 
     def _check_all(self) -> None:
         # One after the other: Pillow reads headers under the interpreter lock, so threads only made
@@ -93,6 +122,8 @@ class FileScenes:
         for index, name in enumerate(self.names):
             try:
                 self._check(index)
+            except PictureStorageError:
+                raise
             except UnreadablePictureError as error:
                 problems[name] = str(error)
         if problems:
@@ -106,8 +137,17 @@ class FolderScenes(FileScenes):
     """The pictures of `root`/<class>/<picture>, in sorted order.
 
     **Labels.** Class folders named by wnid (n01440764) get their ImageNet-1k ids, however few of
-    the 1000 are there. Any other names are numbered in sorted order, as torchvision's ImageFolder
-    does. Hidden files, files that are no pictures by their suffix, and deeper folders are ignored.
+    the 1000 are there. Folders named by numbers ("7", or "007") have these as their ids: class 10
+    is 10, not the one after 1. Any other names are numbered in sorted order, as torchvision's
+    ImageFolder does. The three kinds can not be mixed. With `classes="imagenet"` numbers are
+    ImageNet-1k ids, 0 to 999, and other names are refused.
+
+    **Files.** Hidden files, files that are no pictures by their suffix, and deeper folders are
+    ignored. Links that lead nowhere are refused, because leaving their classes out would shift the
+    labels of others.
+
+    **Orientation.** Pictures are taken as they are stored, as the published evaluation does;
+    `upright` applies their EXIF orientation.
 
     **Splits.** "train" and "test" part the pictures four to one by a hash of their path below
     `root`: policies train on "train" and are judged on "test". The CanViT backbones were trained
@@ -119,13 +159,23 @@ class FolderScenes(FileScenes):
 
     mask_class_names: tuple[str, ...] = ()
 
-    def __init__(self, root: str | Path, *, size_px: int = 512, split: Split = "all") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        size_px: int = 512,
+        split: Split = "all",
+        classes: Classes = "any",
+        upright: bool = False,
+    ) -> None:
         require_choice("split", split, get_args(Split))
-        self.split = split
+        require_choice("classes", classes, get_args(Classes))
+        size_px = require_size_px(size_px)
+        self.split, self.upright = split, bool(upright)
 
-        root = Path(root).expanduser()
+        root = Path(root).expanduser().absolute()
         pictures = _list_pictures(root)
-        labels, self.class_names = _label_classes(root, list(pictures))
+        labels, self.class_names = _label_classes(root, list(pictures), classes=classes)
         names = [f"{folder}/{file}" for folder, files in pictures.items() for file in files]
         kept = [name for name in names if split in ("all", split_of(name))]
         if not kept:
@@ -140,7 +190,7 @@ class FolderScenes(FileScenes):
         name = self.names[index]
         return Scene(
             name=name,
-            picture=read_picture(self.root / name, self.size_px),
+            picture=read_picture(self.root / name, self.size_px, upright=self.upright),
             label=self.labels[index],
             mask=None,
             target=None,
@@ -164,8 +214,11 @@ def _list_pictures(root: Path) -> dict[str, list[str]]:
             f"{root} holds pictures outside class folders ({some(loose)}), which have no label;"
             f" {_LAYOUT}, so sort them into class folders."
         )
-    with os.scandir(root) as entries:
-        folders = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    folders = []
+    for entry in _visible(root):
+        _require_target(entry)
+        if entry.is_dir():
+            folders.append(entry.name)
     if not folders:
         raise ValueError(f"{root} holds no pictures; {_LAYOUT}.")
     pictures = {folder: files_in(root / folder, PICTURE_SUFFIXES) for folder in folders}
@@ -178,36 +231,97 @@ def _list_pictures(root: Path) -> dict[str, list[str]]:
 
 
 def files_in(folder: Path, suffixes: Collection[str]) -> list[str]:
-    """Sorted names of the files with one of these suffixes, in lower case with the dot."""
+    """Sorted names of the files with one of these suffixes, in lower case with the dot.
 
-    def is_wanted(entry: os.DirEntry[str]) -> bool:
-        suffix = os.path.splitext(entry.name)[1].lower()
-        # Hidden files are skipped for the "._name.JPEG" that macOS leaves beside its copies.
-        return not entry.name.startswith(".") and suffix in suffixes and entry.is_file()
+    Raises ValueError where one is a link that leads nowhere.
+    """
+    names = []
+    for entry in _visible(folder):
+        if os.path.splitext(entry.name)[1].lower() in suffixes:
+            _require_target(entry)
+            if entry.is_file():
+                names.append(entry.name)
+    return names
 
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if is_wanted(entry))
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    """What is not hidden, sorted by name: macOS leaves "._name.JPEG" beside its copies."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise PictureStorageError(
+            f"{printable(folder)} can not be listed: {error.strerror}; check the storage and what"
+            " you may read there."
+        ) from error
+    return sorted(visible, key=lambda entry: entry.name)
 
 
-def _label_classes(root: Path, folders: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+def _require_target(entry: os.DirEntry[str]) -> None:
+    """Raise ValueError where the entry is a link that leads nowhere, or round in a circle."""
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise ValueError(
+            f"{printable(entry.path)} is a link to {printable(os.readlink(entry.path))}, where"
+            " nothing can be found; mend or remove it."
+        )
+
+
+def _label_classes(
+    root: Path, folders: list[str], *, classes: Classes
+) -> tuple[dict[str, int], tuple[str, ...]]:
     """Class folder -> label, and the names of all labels."""
-    others = [folder for folder in folders if not _WNID.fullmatch(folder)]
-    if len(others) == len(folders):
-        return {folder: label for label, folder in enumerate(folders)}, tuple(folders)
-    if others:
+    wnids = [folder for folder in folders if _WNID.fullmatch(folder)]
+    numbers = [folder for folder in folders if _ID.fullmatch(folder)]
+    for kind, named in (("wnid", wnids), ("number", numbers)):
+        others = [folder for folder in folders if folder not in set(named)]
+        if named and others:
+            raise ValueError(
+                f"{printable(root)} mixes class folders named by {kind} with others"
+                f" ({some(others)}); name all by {kind} or none."
+            )
+    if numbers:
+        return _label_by_id(root, numbers, classes=classes)
+    if wnids:
+        if unknown := [folder for folder in folders if folder not in LABEL_OF_WNID]:
+            raise ValueError(
+                f"{printable(root)} has class folders whose wnids are not in ImageNet-1k"
+                f" ({some(unknown)}); remove them, or rename all folders to number the classes from"
+                " 0 instead."
+            )
+        return {folder: LABEL_OF_WNID[folder] for folder in folders}, CLASS_NAMES
+    if classes == "imagenet":
         raise ValueError(
-            f"{root} mixes class folders named by wnid with others ({some(others)}); name all by"
-            " wnid or none."
+            f"{printable(root)} has class folders ({some(folders)}) that are neither ImageNet-1k"
+            " wnids (n01440764) nor its ids (0 .. 999), so a classifier of ImageNet can not be"
+            " scored on them; rename the folders, or give the folder that holds the classes."
         )
-    if unknown := [folder for folder in folders if folder not in LABEL_OF_WNID]:
+    return {folder: label for label, folder in enumerate(folders)}, tuple(folders)
+
+
+def _label_by_id(
+    root: Path, folders: list[str], *, classes: Classes
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    highest = len(CLASS_NAMES) - 1 if classes == "imagenet" else MAX_ID
+    # compared as texts first, for int() refuses thousands of digits
+    if beyond := [f for f in folders if len(f.lstrip("0")) > 5 or int(f) > highest]:
         raise ValueError(
-            f"{root} has class folders whose wnids are not in ImageNet-1k ({some(unknown)});"
-            " remove them, or rename all folders to number the classes from 0 instead."
+            f"{printable(root)} has class folders whose numbers are no class ids from 0 to"
+            f" {highest} ({some(beyond)}); remove or rename them."
         )
-    return {folder: LABEL_OF_WNID[folder] for folder in folders}, CLASS_NAMES
+    labels = {folder: int(folder) for folder in folders}
+    of_label: dict[int, str] = {}
+    for folder, label in labels.items():
+        if (other := of_label.setdefault(label, folder)) != folder:
+            raise ValueError(
+                f"{printable(root)} has the class folders {other} and {folder}, which are one"
+                " class id; put their pictures into one of them."
+            )
+    if classes == "imagenet":
+        return labels, CLASS_NAMES
+    return labels, tuple(str(label) for label in range(max(labels.values()) + 1))
 
 
 def some(names: Sequence[str]) -> str:
     """The first three names and how many are left."""
-    shown = ", ".join(names[:3])
+    shown = ", ".join(map(printable, names[:3]))
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

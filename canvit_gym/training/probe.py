@@ -46,7 +46,7 @@ from canvit_gym.model.canvit import CanViT
 from canvit_gym.model.checkpoints import checkpoint_sha256, load_model
 from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretraining
 from canvit_gym.model.segmentation import CanViTForSemanticSegmentation, SegmentationProbe
-from canvit_gym.preprocess import IMAGENET_MEAN, normalize, open_picture, to_rgb
+from canvit_gym.preprocess import IMAGENET_MEAN, decode, normalize, open_picture, to_rgb
 from canvit_gym.scenes.ade20k import ADE20KScenes
 from canvit_gym.scenes.base import IGNORE, Scene, Scenes
 from canvit_gym.scenes.emoji import EmojiScenes
@@ -181,8 +181,9 @@ class AugmentedADE20K(ADE20KScenes):
 
     def _read(self, index: int) -> Scene:
         with open_picture(self.root / self.names[index]) as image:
-            picture = v2.functional.to_image(to_rgb(image, upright=False))
+            picture = v2.functional.to_image(to_rgb(image))
         with open_picture(self.root / self.mask_names[index]) as image:
+            decode(image)
             values = np.array(image)
         if values.max() > len(self.mask_class_names):
             super()._read(index)  # which says what is wrong

@@ -285,3 +285,12 @@ def test_a_truncated_file_is_replaced_by_the_next_scene_with_a_warning(
     with pytest.warns(UserWarning, match=expected):
         scene = scenes[1]
     assert len(scenes) == 3 and scene.name == "images/validation/c.jpg"
+
+
+def test_masks_saved_as_jpeg_are_refused_at_construction(tmp_path: Path) -> None:
+    put(tmp_path, "a")
+    with Image.open(mask_path(tmp_path, "a")) as image:
+        lossy = Image.new("L", image.size, 3)
+    lossy.save(mask_path(tmp_path, "a"), "JPEG")
+    with pytest.raises(UnreadablePictureError, match=r"a\.png can not .*JPEG, which may change"):
+        ADE20KScenes(tmp_path, split="test")

@@ -1,14 +1,17 @@
 """Folders of pictures: what is accepted, how it is labelled, and what a refusal says."""
 
+import errno
+import os
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from canvit_gym.preprocess import UnreadablePictureError
+from canvit_gym.preprocess import PictureStorageError, UnreadablePictureError
 from canvit_gym.scenes.base import Scenes
 from canvit_gym.scenes.folder import FolderScenes, split_of
 from canvit_gym.scenes.imagenet import CLASS_NAMES, LABEL_OF_WNID, WNIDS
@@ -236,3 +239,171 @@ def test_all_kinds_of_pictures_in_one_folder(tmp_path: Path) -> None:
     scenes = FolderScenes(tmp_path, size_px=32)
     assert len(scenes) == 6
     assert all(scenes[i].picture.shape == (32, 32, 3) for i in range(6))
+
+
+def folders(root: Path, *names: str) -> Path:
+    for name in names:
+        put(root / name / "1.png")
+    return root
+
+
+def test_numbers_are_ids(tmp_path: Path) -> None:
+    scenes = FolderScenes(folders(tmp_path, "0", "1", "2", "10", "007"), size_px=8)
+    labels = dict(zip(scenes.names, scenes.labels, strict=True))
+    assert labels == {"0/1.png": 0, "007/1.png": 7, "1/1.png": 1, "10/1.png": 10, "2/1.png": 2}
+    assert scenes.class_names == tuple(map(str, range(11)))
+    of_imagenet = FolderScenes(tmp_path, classes="imagenet")
+    assert of_imagenet.class_names == CLASS_NAMES and of_imagenet.labels == scenes.labels
+
+
+def test_all_thousand_ids_of_imagenet(tmp_path: Path) -> None:
+    source = put(tmp_path / "0" / "1.png")
+    for number in range(1, 1000):
+        (tmp_path / str(number)).mkdir()
+        os.link(source, tmp_path / str(number) / "1.png")
+    scenes = FolderScenes(tmp_path, classes="imagenet")
+    assert [f"{label}/1.png" for label in scenes.labels] == list(scenes.names)
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "message"),
+    [
+        (("7", "07"), "any", "folders 07 and 7, which are one class id"),
+        (("7", "cat"), "any", r"mixes class folders named by number with others \(cat\)"),
+        (("7", TENCH), "imagenet", r"mixes .* by wnid with others \(7\)"),
+        (("0", "1000"), "imagenet", r"no class ids from 0 to 999 \(1000\)"),
+        (("0", "20240101"), "any", r"no class ids from 0 to 99999 \(20240101\)"),
+        (("0", "9" * 200), "any", "no class ids"),
+        (("cat", "dog"), "imagenet", r"\(cat, dog\) .* neither ImageNet-1k wnids .* nor its ids"),
+        (("-1", "1.0"), "imagenet", "neither"),
+        (("\u0663", "\u0664"), "imagenet", "neither"),  # digits, but not of a class id
+    ],
+)
+def test_names_without_one_meaning_are_refused(
+    tmp_path: Path, names: tuple[str, ...], classes: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        FolderScenes(folders(tmp_path, *names), classes=classes)
+
+
+def test_links_that_lead_nowhere_are_refused_by_name(tmp_path: Path) -> None:
+    folders(tmp_path, "ape", "cat")
+    (tmp_path / "bear").symlink_to(tmp_path / "gone")
+    with pytest.raises(ValueError, match=r"bear is a link to .*gone, where nothing .*; mend or"):
+        FolderScenes(tmp_path)
+    (tmp_path / "bear").unlink()
+    (tmp_path / "cat" / "2.png").symlink_to("2.png")  # round in a circle
+    with pytest.raises(ValueError, match=r"2\.png is a link to 2\.png, where nothing"):
+        FolderScenes(tmp_path)
+    (tmp_path / "cat" / "2.png").unlink()
+    (tmp_path / "cat" / "2.png").symlink_to("1.png")
+    (tmp_path / "dog").symlink_to(tmp_path / "ape")
+    assert FolderScenes(tmp_path).class_names == ("ape", "cat", "dog")
+
+
+def test_the_working_directory_does_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "here" / "a" / "1.png", (5, 5, 5))
+    monkeypatch.chdir(tmp_path)
+    scenes = FolderScenes("here", size_px=8)
+    monkeypatch.chdir("/")
+    assert (scenes[0].picture == 5).all()
+
+
+PASSING = [errno.EIO, errno.EMFILE, errno.ESTALE, errno.ETIMEDOUT, errno.ENOMEM, errno.EACCES]
+
+
+@pytest.mark.parametrize("number", PASSING, ids=errno.errorcode.get)
+@pytest.mark.parametrize("times", [1, 99])
+def test_errors_of_the_storage_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, times: int
+) -> None:
+    put(tmp_path / "a" / "1.png", (1, 1, 1))
+    put(tmp_path / "a" / "2.png", (2, 2, 2))
+    scenes = FolderScenes(tmp_path, size_px=8)
+    left = times
+    opened = Image.open
+
+    def fails(*args: Any, **kwargs: Any) -> Image.Image:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise OSError(number, os.strerror(number))
+        return opened(*args, **kwargs)
+
+    monkeypatch.setattr(Image, "open", fails)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if times > 1:
+            with pytest.raises(PictureStorageError, match=rf"1\.png can .*{os.strerror(number)}"):
+                scenes[0]
+            left = 0
+        assert scenes[0].name == "a/1.png" and (scenes[0].picture == 1).all()
+
+
+def test_an_error_while_decoding_that_passes_is_not_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libtiff and others report a failed read as damage: asked again, the picture is whole."""
+    put(tmp_path / "a" / "1.png", (1, 1, 1))
+    put(tmp_path / "a" / "2.png", (2, 2, 2))
+    scenes = FolderScenes(tmp_path, size_px=8)
+    answers = iter([OSError("decoder error -2"), None])
+    load = ImageFile.ImageFile.load
+
+    def fails_once(self: ImageFile.ImageFile) -> Any:
+        if (error := next(answers, None)) is not None:
+            raise error
+        return load(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fails_once)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert scenes[0].name == "a/1.png"
+
+
+def test_faults_of_the_library_are_not_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "a" / "1.png")
+    scenes = FolderScenes(tmp_path, size_px=8)
+    monkeypatch.setattr(Image.Image, "resize", None)
+    with pytest.raises(TypeError, match="not callable"):
+        scenes[0]
+
+
+NAMES = [b"plain", b"with space", b"new\nline", b"caf\xc3\xa9", b"latin-1 \xe9", b"x" * 200]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
+def test_names_of_any_bytes(tmp_path: Path, name: bytes) -> None:
+    folder = os.path.join(os.fsencode(tmp_path), name)
+    try:
+        os.mkdir(folder)
+        Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+        os.rename(tmp_path / "1.png", os.path.join(folder, name + b".png"))
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    scenes = pickle.loads(pickle.dumps(FolderScenes(tmp_path, size_px=8)))
+    assert os.fsencode(scenes[0].name) == name + b"/" + name + b".png"
+    assert split_of(scenes[0].name) in ("train", "test")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / os.fsdecode(name + b".jpg")).write_text("no picture")
+    with pytest.raises(UnreadablePictureError) as refusal:
+        FolderScenes(tmp_path)
+    assert str(refusal.value).isprintable() and str(refusal.value).encode("utf-8")
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_orientation_is_that_of_the_published_protocol_unless_asked(
+    tmp_path: Path, upright: bool
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    pixels[:4] = 255
+    (tmp_path / "a").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "a" / "1.png", exif=exif)
+    picture = FolderScenes(tmp_path, size_px=8, upright=upright)[0].picture
+    assert (picture == (pixels[::-1] if upright else pixels)).all()
