@@ -33,12 +33,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM")
 """What Pillow may take a file for; JPEG is MPO, too. It knows many more, some of which start other
 programs."""
 
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 40_000_000
 """Of a picture as stored. Decoding needs at most MAX_DECODED_BYTES, whatever a small file says."""
 
-MAX_DECODED_BYTES = 16 * MAX_PIXELS
-"""Pillow takes 4 bytes a pixel for the picture, 4 for its RGB copy, 4 to turn it upright; decoders
-of progressive JPEG and WebP need up to 8 beside the first."""
+MAX_DECODED_BYTES = 24 * MAX_PIXELS
+"""Pillow takes 4 bytes a pixel for the picture, 4 for its RGB copy, 4 to turn it upright; its WebP
+decoder needs 12 beside the first, that of progressive JPEG 6."""
 
 MAX_SIZE_PX = 4096
 """Of the side of a square picture."""

@@ -71,27 +71,23 @@ def _tokens(count: int, dim: int, *, std: float) -> nn.Parameter:
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, count, dim), std=std))
 
 
-class CanViT(nn.Module):
-    """The core network, without heads. State-dict keys are the published 0.2 ones."""
+class Core(nn.Module):
+    """What the heads stand on: the plain network (`CanViT`) or its fast form (`FrozenCanViT`).
+
+    Called with a glimpse, a state and a viewpoint, it gives the state after the glimpse.
+
+    init_canvas_registers [1, registers, C], init_canvas_patch [1, 1, C], init_recurrent_cls
+    [1, 1, D]: float32, what a scene's memory begins with.
+    """
+
+    init_canvas_registers: nn.Parameter
+    init_canvas_patch: nn.Parameter
+    init_recurrent_cls: nn.Parameter
 
     def __init__(self, config: CanViTConfig) -> None:
         super().__init__()
         self.config = config
         self.schedule = ReadWriteSchedule.of(config)
-        dim, canvas_dim = config.backbone.dim, config.canvas_dim
-        self.backbone = Backbone(config.backbone)
-        self.canvas_reads = nn.ModuleList(CanvasAttention.read(config) for _ in self.schedule.reads)
-        self.canvas_writes = nn.ModuleList(
-            CanvasAttention.write(config) for _ in self.schedule.writes
-        )
-        self.vpe = ViewpointEncoding(dim) if config.enable_vpe else None
-        self.backbone_registers = _tokens(config.num_backbone_registers, dim, std=0.02)
-        canvas_std = 1 / math.sqrt(canvas_dim)
-        self.init_canvas_registers = _tokens(
-            config.num_canvas_registers, canvas_dim, std=canvas_std
-        )
-        self.init_canvas_patch = _tokens(1, canvas_dim, std=canvas_std)
-        self.init_recurrent_cls = _tokens(1, dim, std=1 / math.sqrt(dim))
 
     def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
         """The state before the first glimpse; any canvas grid works with any checkpoint."""
@@ -127,9 +123,41 @@ class CanViT(nn.Module):
     ) -> CanViTOutput:
         """Take in one glimpse, float [B, 3, g * patch, g * patch] with ImageNet normalisation.
 
-        `consume_state` gives the state up, which the frozen core makes use of; not this one.
+        `consume_state` gives the state up, which the frozen core makes use of, the plain one not.
         Raises ValueError where the glimpse is not square, or not in whole patches.
         """
+        raise NotImplementedError
+
+
+class CanViT(Core):
+    """The core network, without heads. State-dict keys are the published 0.2 ones."""
+
+    def __init__(self, config: CanViTConfig) -> None:
+        super().__init__(config)
+        dim, canvas_dim = config.backbone.dim, config.canvas_dim
+        self.backbone = Backbone(config.backbone)
+        self.canvas_reads = nn.ModuleList(CanvasAttention.read(config) for _ in self.schedule.reads)
+        self.canvas_writes = nn.ModuleList(
+            CanvasAttention.write(config) for _ in self.schedule.writes
+        )
+        self.vpe = ViewpointEncoding(dim) if config.enable_vpe else None
+        self.backbone_registers = _tokens(config.num_backbone_registers, dim, std=0.02)
+        canvas_std = 1 / math.sqrt(canvas_dim)
+        self.init_canvas_registers = _tokens(
+            config.num_canvas_registers, canvas_dim, std=canvas_std
+        )
+        self.init_canvas_patch = _tokens(1, canvas_dim, std=canvas_std)
+        self.init_recurrent_cls = _tokens(1, dim, std=1 / math.sqrt(dim))
+
+    def forward(
+        self,
+        *,
+        glimpse: Tensor,
+        state: RecurrentState,
+        viewpoint: Viewpoint,
+        consume_state: bool = False,
+    ) -> CanViTOutput:
+        """Take in one glimpse, as `Core.forward` says."""
         patch_size_px = self.config.backbone.patch_size_px
         if glimpse.shape[-2] != glimpse.shape[-1] or glimpse.shape[-1] % patch_size_px:
             raise ValueError(

@@ -19,6 +19,7 @@ LayerNorms stay as they are, because torch's kernel is no faster without weight 
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -28,8 +29,13 @@ from torch import Tensor, nn
 from canvit_gym.geometry import Viewpoint, grid_axes
 from canvit_gym.model.attention import CanvasAttention
 from canvit_gym.model.backbone import Block, merge_heads
-from canvit_gym.model.canvit import CanViT, CanViTOutput, RecurrentState, ViewpointEncoding
-from canvit_gym.model.config import ReadWriteSchedule
+from canvit_gym.model.canvit import (
+    CanViT,
+    CanViTOutput,
+    Core,
+    RecurrentState,
+    ViewpointEncoding,
+)
 from canvit_gym.model.rope import rotation_at
 
 _PIECE = 2**19
@@ -44,7 +50,7 @@ _SMALL_PRODUCT, _SMALL_WEIGHT = 2**22, 2**18
 of which both layouts are kept for that."""
 
 
-class FrozenCanViT(CanViT):
+class FrozenCanViT(Core):
     """A CanViT's answers without its parameters: for inference, on the device it was made on.
 
     Same call, same state, same output as the plain core, to float32 rounding; under autocast the
@@ -53,14 +59,11 @@ class FrozenCanViT(CanViT):
     """
 
     def __init__(self, canvit: CanViT) -> None:
-        nn.Module.__init__(self)  # not CanViT's: the trainable parts stay behind
-        self.config = canvit.config
-        self.schedule = ReadWriteSchedule.of(canvit.config)
-        for name in (
-            "init_canvas_registers", "init_canvas_patch", "init_recurrent_cls",
-            "backbone_registers",
-        ):  # fmt: skip
-            setattr(self, name, nn.Parameter(_copy(getattr(canvit, name)), requires_grad=False))
+        super().__init__(canvit.config)
+        self.init_canvas_registers = _fixed(canvit.init_canvas_registers)
+        self.init_canvas_patch = _fixed(canvit.init_canvas_patch)
+        self.init_recurrent_cls = _fixed(canvit.init_recurrent_cls)
+        self.backbone_registers = _fixed(canvit.backbone_registers)
         scratch = _Scratch()
         self._embed = _Linear(*_affine(canvit.backbone.patch_embed.proj))
         self._encode = None if canvit.vpe is None else _Encoding(canvit.vpe)
@@ -92,7 +95,7 @@ class FrozenCanViT(CanViT):
         viewpoint: Viewpoint,
         consume_state: bool = False,
     ) -> CanViTOutput:
-        """Take in one glimpse, as `CanViT.forward` does, which also says what raises ValueError.
+        """Take in one glimpse, as `Core.forward` says, which also tells what raises ValueError.
 
         With `consume_state` the new canvas takes the old one's memory: for callers who hold the
         only reference to the state and give it up.
@@ -158,7 +161,7 @@ class FrozenCanViT(CanViT):
 
 
 class _HasCore(Protocol):
-    canvit: CanViT
+    canvit: Core
 
 
 _Model = TypeVar("_Model", bound=_HasCore)
@@ -166,12 +169,17 @@ _Model = TypeVar("_Model", bound=_HasCore)
 
 def freeze(model: _Model) -> _Model:
     """The same model with its core in the fast form, on the device where it is: for inference."""
-    model.canvit = FrozenCanViT(model.canvit)
+    if isinstance(model.canvit, CanViT):  # else it is frozen already
+        model.canvit = FrozenCanViT(model.canvit)
     return model
 
 
 def _copy(x: Tensor) -> Tensor:
     return x.detach().clone()
+
+
+def _fixed(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(_copy(parameter), requires_grad=False)
 
 
 def _affine(module: nn.Module) -> tuple[Tensor, Tensor]:
@@ -261,9 +269,30 @@ class _Linear:
 
 def _pack(weight: Tensor) -> Tensor | None:
     """The weight in oneDNN's own layout, as torch.compile's freezing has it; None without it."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not _can_pack():
         return None
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+
+
+@cache
+def _can_pack() -> bool:
+    """Whether this torch has the operators, which are private to it, and they do what is meant."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    x = torch.linspace(-1, 1, 64, device="cpu", dtype=torch.float32).view(4, 16)
+    bias = torch.linspace(-1, 1, 4, device="cpu", dtype=torch.float32)
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(x)
+        for after, expected in (
+            ("none", F.linear(x, x, bias)),
+            ("gelu", F.gelu(F.linear(x, x, bias))),
+        ):
+            y = torch.ops.mkldnn._linear_pointwise(x, packed, bias, after, [], "none")
+            if not torch.allclose(y, expected, atol=1e-4):
+                return False
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return True
 
 
 class _Norm:

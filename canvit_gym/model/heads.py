@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from canvit_gym.geometry import Viewpoint
-from canvit_gym.model.canvit import CanViT, CanViTOutput, RecurrentState
+from canvit_gym.model.canvit import CanViT, CanViTOutput, Core, RecurrentState
 from canvit_gym.model.checkpoints import Checkpointed, load_probe
 from canvit_gym.model.config import CanViTConfig
 
@@ -80,7 +80,7 @@ class CanViTWithHead(Checkpointed):
     config_fields: `canvit_config`, then attributes of the same name, all positive integers.
     """
 
-    canvit: CanViT
+    canvit: Core
 
     @classmethod
     def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class CanViTForPretraining(CanViTWithHead):
     ) -> None:
         super().__init__()
         self.teacher_dim, self.teacher_patch_grid = teacher_dim, teacher_patch_grid
-        self.canvit = CanViT(canvit_config)
+        self.canvit: Core = CanViT(canvit_config)
         self.teacher_patch_readout = Readout(in_dim=canvit_config.canvas_dim, out_dim=teacher_dim)
         self.teacher_cls_readout = Readout(in_dim=canvit_config.backbone.dim, out_dim=teacher_dim)
         for readout in (self.teacher_patch_readout, self.teacher_cls_readout):
@@ -139,7 +139,7 @@ class CanViTForImageClassification(CanViTWithHead):
     def __init__(self, *, canvit_config: CanViTConfig, n_classes: int) -> None:
         super().__init__()
         self.n_classes = n_classes
-        self.canvit = CanViT(canvit_config)
+        self.canvit: Core = CanViT(canvit_config)
         self.readout = Readout(in_dim=canvit_config.backbone.dim, out_dim=n_classes)
 
     def logits(self, state: RecurrentState) -> Tensor:

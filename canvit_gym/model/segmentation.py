@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from canvit_gym.geometry import Viewpoint
-from canvit_gym.model.canvit import CanViT, RecurrentState
+from canvit_gym.model.canvit import Core, RecurrentState
 from canvit_gym.model.checkpoints import Checkpointed, load_model
 from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretraining
 
@@ -75,7 +75,7 @@ class CanViTForSemanticSegmentation(nn.Module):
     Raises ValueError where the probe reads another width than the canvas has.
     """
 
-    def __init__(self, *, canvit: CanViT, probe: SegmentationProbe) -> None:
+    def __init__(self, *, canvit: Core, probe: SegmentationProbe) -> None:
         super().__init__()
         _require_same_width(canvit, probe, backbone_name="this CanViT", probe_name="The probe")
         self.canvit, self.probe = canvit, probe
@@ -142,7 +142,7 @@ class CanViTForSemanticSegmentation(nn.Module):
 
 
 def _require_same_width(
-    canvit: CanViT, probe: SegmentationProbe, *, backbone_name: str, probe_name: str
+    canvit: Core, probe: SegmentationProbe, *, backbone_name: str, probe_name: str
 ) -> None:
     canvas_dim = canvit.config.canvas_dim
     if probe.embed_dim != canvas_dim:

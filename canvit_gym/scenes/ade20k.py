@@ -85,7 +85,7 @@ class ADE20KScenes(FileScenes):
         self.fit: Fit = fit
 
         size_px = require_size_px(size_px)
-        root = Path(root).expanduser().absolute()
+        root = Path(root).expanduser()
         _require_folders(root, split)
         images, annotations = (f"{kind}/{_FOLDERS[split]}" for kind in _KINDS)
         pairs = _list_pairs(root / images, root / annotations)

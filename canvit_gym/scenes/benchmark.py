@@ -3,6 +3,8 @@
 Counts processor time, so that other work on the machine disturbs it little.
 """
 
+import argparse
+from collections.abc import Sequence
 from statistics import median
 from time import process_time
 
@@ -13,8 +15,12 @@ BLOCKS = 9
 BLOCK = 200
 
 
-def main() -> None:
-    for split in SPLITS:
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m canvit_gym.scenes.benchmark", description=__doc__
+    )
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="which to draw")
+    for split in parser.parse_args(arguments).splits:
         scenes = EmojiScenes(split=split)
         start = process_time()
         scenes[0]

@@ -173,7 +173,7 @@ class FolderScenes(FileScenes):
         size_px = require_size_px(size_px)
         self.split, self.upright = split, bool(upright)
 
-        root = Path(root).expanduser().absolute()
+        root = Path(root).expanduser()
         pictures = _list_pictures(root)
         labels, self.class_names = _label_classes(root, list(pictures), classes=classes)
         names = [f"{folder}/{file}" for folder, files in pictures.items() for file in files]

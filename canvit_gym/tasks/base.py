@@ -9,14 +9,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from canvit_gym.model.canvit import CanViT, RecurrentState
+from canvit_gym.model.canvit import Core, RecurrentState
 from canvit_gym.scenes.base import Scene
 
 
 class TaskModel(Protocol):
     """A frozen CanViT with the head that the task reads."""
 
-    canvit: CanViT
+    canvit: Core
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -438,7 +439,8 @@ def _chunks(num_scenes: int, size: int = 200) -> Iterator[range]:
         yield range(start, min(start + size, num_scenes))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a mistake in the arguments is one sentence on stderr and exit status 2."""
     parser = argparse.ArgumentParser(prog="python -m canvit_gym.training.mini", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     defaults = MiniTraining()
@@ -454,15 +456,20 @@ def main() -> None:
     judge.add_argument("checkpoint", nargs="?", default="mini")
     judge.add_argument("--split", default="test", choices=("train", "test", "test_style"))
     judge.add_argument("--scenes", type=int, default=2000)
-    args = parser.parse_args()
-    if args.command == "train":
-        run = MiniTraining(steps=args.steps, seed=args.seed)
-        train(run, out=args.out, device=args.device, compile_model=args.compile)
-    else:
-        asked = {"split": args.split, "num_scenes": args.scenes}
-        figures = evaluate(args.checkpoint, **asked) | probe_canvas(args.checkpoint, **asked)
-        print(json.dumps({"split": args.split, "scenes": args.scenes, **figures}, indent=2))
+    args = parser.parse_args(arguments)
+    try:
+        if args.command == "train":
+            run = MiniTraining(steps=args.steps, seed=args.seed)
+            train(run, out=args.out, device=args.device, compile_model=args.compile)
+        else:
+            asked = {"split": args.split, "num_scenes": args.scenes}
+            figures = evaluate(args.checkpoint, **asked) | probe_canvas(args.checkpoint, **asked)
+            print(json.dumps({"split": args.split, "scenes": args.scenes, **figures}, indent=2))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

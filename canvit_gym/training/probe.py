@@ -42,7 +42,7 @@ from canvit_gym.geometry import (
     random_viewpoint,
     sample_at_viewpoint,
 )
-from canvit_gym.model.canvit import CanViT
+from canvit_gym.model.canvit import Core
 from canvit_gym.model.checkpoints import checkpoint_sha256, load_model
 from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretraining
 from canvit_gym.model.segmentation import CanViTForSemanticSegmentation, SegmentationProbe
@@ -312,7 +312,7 @@ def draw_viewpoints(run: ProbeTraining, *, generator: torch.Generator) -> list[V
 
 @torch.inference_mode()
 def canvases(
-    canvit: CanViT, *, pictures: Tensor, viewpoints: Sequence[Viewpoint], run: ProbeTraining
+    canvit: Core, *, pictures: Tensor, viewpoints: Sequence[Viewpoint], run: ProbeTraining
 ) -> Tensor:
     """The raw canvas after each glimpse of uint8 [B, S, S, 3]: float32 [T, B, G, G, C]."""
     spatial = normalize(pictures)
@@ -420,7 +420,7 @@ def train(
             )
 
 
-def load_backbone(name: str, *, device: str) -> CanViT:
+def load_backbone(name: str, *, device: str) -> Core:
     """The core of a pretraining or classifier checkpoint, frozen, in eval mode."""
     backbone = load_model((CanViTForPretraining, CanViTForImageClassification), name, device=device)
     return backbone.canvit.requires_grad_(False)
@@ -433,7 +433,7 @@ Figures = dict[str, list[float]]
 
 
 def make_rollout(
-    canvit: CanViT, probe: SegmentationProbe, *, class_names: tuple[str, ...], run: ProbeTraining
+    canvit: Core, probe: SegmentationProbe, *, class_names: tuple[str, ...], run: ProbeTraining
 ) -> Rollout:
     """Episodes that begin with the full scene, as the environments' do."""
     task = Segmentation(
@@ -600,4 +600,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,12 +34,15 @@ def no_grad() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["groups", "pieces"])
+@pytest.fixture(params=["groups", "pieces", "public operators"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways through a canvas, and through a product."""
+    """Both ways through a canvas, and through a product; the last one as where torch has none of
+    its private operators."""
     if request.param == "groups":
         monkeypatch.setattr(frozen, "_PIECE", 3000)
     else:
+        if request.param == "public operators":
+            monkeypatch.setattr(frozen, "_can_pack", lambda: False)
         monkeypatch.setattr(frozen, "_PIECE", 300)
         monkeypatch.setattr(frozen, "_LARGE_CANVAS", 1)
         monkeypatch.setattr(frozen, "_SMALL_PRODUCT", 1)
@@ -230,3 +234,29 @@ def test_glimpse_in_broken_patches_is_refused(shape: tuple[int, int]) -> None:
             state=core.init_state(batch_size=1, canvas_grid_size=4),
             viewpoint=Viewpoint.full_scene(batch_size=1),
         )
+
+
+@pytest.mark.parametrize("fault", ["absent", "refusing", "of another meaning"])
+def test_private_operators_are_used_only_where_they_do_what_is_meant(
+    monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    def refuse(*args: Any) -> Tensor:
+        raise RuntimeError("not on this processor")
+
+    operators = SimpleNamespace()
+    if fault != "absent":
+        operators._reorder_linear_weight = lambda weight: weight
+        operators._linear_pointwise = (
+            refuse if fault == "refusing" else lambda x, weight, bias, *more: x @ weight.T
+        )
+    monkeypatch.setattr(torch.ops, "mkldnn", operators)
+    monkeypatch.setattr(frozen, "_can_pack", frozen._can_pack.__wrapped__)
+    assert not frozen._can_pack()
+    assert_same_episode(random_core(CONFIGS["asymmetric"]), batch_size=2, canvas_grid=4)
+
+
+def test_freezing_twice_is_freezing_once() -> None:
+    model = SimpleNamespace(canvit=random_core(CONFIGS["asymmetric"]))
+    core = frozen.freeze(model).canvit
+    assert isinstance(core, FrozenCanViT) and not isinstance(core, CanViT)
+    assert frozen.freeze(model).canvit is core
