@@ -47,6 +47,8 @@ class Scene:
         None where there is no mask.
     target: where the labelled thing is, in pixels of `picture`; None where unknown.
     objects: every whole object, the target among them; empty where unknown.
+    depth: float32 [H, W], how far away each pixel is, above 0, in the unit of its source, NaN where
+        unknown; None where there is no depth, or it was not asked for.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Scene:
     mask: np.ndarray | None
     target: Box | None
     objects: tuple[SceneObject, ...] = ()
+    depth: np.ndarray | None = None
 
 
 class Scenes(Protocol):

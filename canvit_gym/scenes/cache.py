@@ -17,8 +17,8 @@ from canvit_gym.scenes.base import Scene, Scenes
 class CachedScenes:
     """The same scenes, of which those asked for last are kept, up to `max_bytes` of pixels.
 
-    A 512 px photograph takes 0.75 MiB, with a mask 1 MiB. Pictures and masks come read-only,
-    because whoever asks for a scene again gets the same arrays.
+    A 512 px photograph takes 0.75 MiB, with a mask 1 MiB, with depth another 1 MiB. Pixels come
+    read-only, because whoever asks for a scene again gets the same arrays.
     """
 
     def __init__(self, scenes: Scenes, *, max_bytes: int) -> None:
@@ -65,8 +65,10 @@ def _read_only(scene: Scene) -> Scene:
         return pixels
 
     mask = None if scene.mask is None else view(scene.mask)
-    return replace(scene, picture=view(scene.picture), mask=mask)
+    depth = None if scene.depth is None else view(scene.depth)
+    return replace(scene, picture=view(scene.picture), mask=mask, depth=depth)
 
 
 def _size(scene: Scene) -> int:
-    return scene.picture.nbytes + (0 if scene.mask is None else scene.mask.nbytes)
+    pixels = (scene.picture, scene.mask, scene.depth)
+    return sum(values.nbytes for values in pixels if values is not None)

@@ -57,16 +57,22 @@ class EmojiScenes:
 
     `class_names` are the 16 animals; `mask_class_names` are the animals, 24 objects, 6 kinds of
     ground and "fragment", so an animal's label is also its mask value.
+
+    With `depth` scenes have `Scene.depth`, too; nothing else about them changes. The ground is a
+    plane on which fragments lie flat and objects stand upright: the lower in the picture, the
+    nearer, and an object is as far away all over as the ground at its foot, so that it is nearer
+    than what it hides. Relative: 1 at the lowest row, 4 at the highest.
     """
 
     size_px: int = SIZE_PX
     class_names: tuple[str, ...] = ANIMALS
     mask_class_names: tuple[str, ...] = MASK_CLASS_NAMES
 
-    def __init__(self, *, split: Split) -> None:
+    def __init__(self, *, split: Split, depth: bool = False) -> None:
         if split not in SPLITS:
             raise ValueError(f"split is {split!r}, but must be one of {', '.join(SPLITS)}.")
         self.split: Split = split
+        self.depth = depth
 
     def __len__(self) -> int:
         return _LENGTHS[self.split]
@@ -76,13 +82,13 @@ class EmojiScenes:
             raise IndexError(
                 f"index is {index}, but the {self.split!r} split has scenes 0 .. {len(self) - 1}."
             )
-        return draw_scene(split=self.split, index=as_int(index))
+        return draw_scene(split=self.split, index=as_int(index), depth=self.depth)
 
     def __repr__(self) -> str:
-        return f"EmojiScenes(split={self.split!r})"
+        return f"EmojiScenes(split={self.split!r}{', depth=True' if self.depth else ''})"
 
 
-def draw_scene(*, split: Split, index: int) -> Scene:
+def draw_scene(*, split: Split, index: int, depth: bool = False) -> Scene:
     # Python's generator: seeding and single draws are several times faster than numpy's. Seeded
     # with a text, which it hashes: small whole numbers of different lengths can collide.
     rng = Random(f"{split}/{index}")
@@ -98,7 +104,30 @@ def draw_scene(*, split: Split, index: int) -> Scene:
         mask=mask,
         target=animal.box,
         objects=objects,
+        depth=_depth(mask, objects) if depth else None,
     )
+
+
+_FARTHEST = 4.0
+
+
+@cache
+def _ground_depth() -> np.ndarray:
+    """float32 [SIZE_PX]: the depth of each row of a plane, which falls as 1 / rows below the
+    horizon; from _FARTHEST to 1."""
+    horizon = (SIZE_PX - 1) / (_FARTHEST - 1)  # rows above the highest one
+    return ((horizon + SIZE_PX - 1) / (horizon + np.arange(SIZE_PX))).astype(np.float32)
+
+
+def _depth(mask: np.ndarray, objects: tuple[SceneObject, ...]) -> np.ndarray:
+    """float32 [SIZE_PX, SIZE_PX] of a drawn scene: objects stand where their lowest row is."""
+    ground = _ground_depth()
+    depth = np.repeat(ground[:, None], SIZE_PX, axis=1)
+    for thing in objects:
+        box = slice(thing.box.top, thing.box.bottom), slice(thing.box.left, thing.box.right)
+        # Boxes of objects do not overlap, and nothing else has their classes.
+        depth[box][mask[box] == thing.class_id] = ground[thing.box.bottom - 1]
+    return depth
 
 
 def _below(rng: Random, limit: int) -> int:

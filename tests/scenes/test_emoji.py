@@ -271,3 +271,34 @@ def test_a_wrong_split_is_named_with_those_there_are():
 def test_an_index_out_of_range_is_named_with_the_range(index):
     with pytest.raises(IndexError, match=rf"{index}.*'test'.*0 \.\. 99999"):
         EmojiScenes(split="test")[index]
+
+
+def test_depth_changes_nothing_else() -> None:
+    for split in SPLITS:
+        plain, deep = EmojiScenes(split=split), EmojiScenes(split=split, depth=True)
+        for index in range(5):
+            a, b = plain[index], deep[index]
+            assert a.depth is None and b.depth is not None
+            assert (a.picture == b.picture).all() and (a.mask == b.mask).all()
+            assert (a.name, a.label, a.target, a.objects) == (b.name, b.label, b.target, b.objects)
+
+
+def test_depth_is_of_a_plane_on_which_objects_stand() -> None:
+    for index in range(20):
+        scene = EmojiScenes(split="train", depth=True)[index]
+        depth, mask = scene.depth, scene.mask
+        assert depth is not None and mask is not None
+        assert depth.dtype == np.float32 and depth.shape == mask.shape
+        assert depth.min() >= 1 and depth.max() <= 4
+        lies = mask >= FIRST_STUFF
+        plane = np.array([np.unique(row[flat]) for row, flat in zip(depth, lies, strict=True)])
+        assert plane.shape == (len(depth), 1) and (np.diff(plane[:, 0]) < 0).all()
+        np.testing.assert_allclose(plane[[0, -1], 0], [4, 1])
+        # The inverse of a plane's depth is linear in the row.
+        np.testing.assert_allclose(np.diff(1 / plane[:, 0]), 0.75 / (len(depth) - 1), rtol=1e-3)
+        for thing in scene.objects:
+            box = slice(thing.box.top, thing.box.bottom), slice(thing.box.left, thing.box.right)
+            own = mask[box] == thing.class_id
+            assert np.unique(depth[box][own]) == plane[thing.box.bottom - 1]
+        hidden = np.broadcast_to(plane, depth.shape)[~lies]
+        assert (depth[~lies] <= hidden).all()  # nearer than the ground that they hide
