@@ -97,6 +97,23 @@ def read_json(path: Path, *, fields: Mapping[str, Kind] | None = None, hint: str
     return values
 
 
+def plain_json(value: Any, *, name: str) -> Any:
+    """The value as it comes back from a JSON file: tuples are lists, paths texts, and numpy's
+    numbers Python's. Raises ValueError, with `name`, for what JSON has no form for."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, Path):
+            return str(part)
+        if hasattr(part, "tolist"):  # numpy's scalars and arrays
+            return part.tolist()
+        raise ValueError(
+            f"{name} holds {part!r}, which can not be written to a file; give numbers, texts, "
+            "lists, or a path."
+        )
+
+    return json.loads(json.dumps(value, default=plain, allow_nan=False))
+
+
 def require_writable(directory: Path) -> None:
     """Make the directory where it is missing, and try to write there, before long work begins.
 

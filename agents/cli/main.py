@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from ast import literal_eval
 from collections.abc import Sequence
@@ -11,18 +12,21 @@ from typing import Any
 
 import gymnasium as gym
 
+from canvit_agents.learning import LEARNERS
+
 EMOJI = "CanViT-Emoji-v0"
 _SCENES = 200
-_TRUST = "A trained policy holds a pickle, which can run any code: only load ones that you trust."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a mistake in the arguments is one sentence on stderr and exit status 2."""
     args = _parser().parse_args(arguments)
+    # Policies and environments of one's own are often in the folder that one is in.
+    sys.path.append(os.getcwd())
     try:
         args.run(args)
     except KeyboardInterrupt:
-        print("Interrupted; the same command takes up what is finished.", file=sys.stderr)
+        print(f"Interrupted; {args.goes_on}.", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError, gym.error.Error) as error:
         if args.traceback:
@@ -87,9 +91,35 @@ def _add_train(commands: Any) -> None:
         "--out", type=Path, required=True, help="directory of the run and of its policy"
     )
     parser.add_argument(
-        "--timesteps", type=_positive, help="glimpses in all (default: the environment's YAML)"
+        "--timesteps",
+        type=_positive,
+        help="glimpses to learn from after the warm start (default: the YAML)",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--warm-start",
+        type=_at_least_0,
+        metavar="N",
+        help="glimpses of the warm start, 0 for none (default: the YAML, and in proportion where "
+        "--timesteps is less than it has)",
+    )
+    parser.add_argument(
+        "--learner", choices=tuple(LEARNERS), default="ppo", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="a YAML of hyperparameters (default: the one that this package has for the id)",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        type=_dotted_value,
+        metavar="KEY=VALUE",
+        help="single hyperparameters, such as ppo.learning_rate=1e-4",
+    )
+    parser.add_argument("--seed", type=_at_least_0, default=0)
     parser.add_argument(
         "--num-envs", type=_positive, help="scenes side by side (default: the YAML)"
     )
@@ -99,6 +129,7 @@ def _add_train(commands: Any) -> None:
         help="how the policy names viewpoints (default: the YAML)",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.set_defaults(goes_on="the same command with --resume goes on from the last snapshot")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -113,7 +144,7 @@ def _add_evaluate(commands: Any) -> None:
         metavar="POLICY",
         help="names of baselines (random, full_then_random, coarse_to_fine, fine_to_coarse, "
         "entropy_coarse_to_fine, repeated_full_scene) and upper bounds (target, oracle), "
-        "'pretrained', or directories of trained policies. " + _TRUST,
+        "'pretrained', directories of trained policies, hub:owner/name, or module:name of your own",
     )
     _add_judging(parser)
     parser.add_argument(
@@ -167,12 +198,12 @@ def _add_play(commands: Any) -> None:
     )
     _add_environment(parser)
     _add_split(parser)
-    parser.add_argument("--seed", type=int, default=0, help="decides which scenes come")
+    parser.add_argument("--seed", type=_at_least_0, default=0, help="decides which scenes come")
     parser.add_argument(
         "--policy",
         metavar="POLICY",
         help="whom to ask where to look, and to be compared with: as evaluate's, such as "
-        "'pretrained' or the directory of a trained policy. " + _TRUST,
+        "'pretrained' or the directory of a trained policy",
     )
     parser.add_argument(
         "--port", type=_port, default=0, help="of the page (default: one that is free)"
@@ -195,12 +226,12 @@ def _add_demo(commands: Any) -> None:
         help="of PPO, and as many of its warm start (%(default)s)",
     )
     parser.add_argument("--scenes", type=_positive, default=500, help="judged on (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=_at_least_0, default=0)
 
 
 def _command(commands: Any, name: str, run: Any, *, help: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, goes_on="the same command takes up what is finished")
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the code an error came up"
     )
@@ -243,7 +274,7 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
         help="directory for summary.json, manifest.json and what each policy saw; what is finished "
         "there is not played again",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=_at_least_0, default=0)
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
@@ -309,6 +340,25 @@ def _key_value(text: str) -> tuple[str, Any]:
         return key, value  # a plain word
 
 
+def _dotted_value(text: str) -> tuple[list[str], Any]:
+    key, equals, value = text.partition("=")
+    parts = key.split(".")
+    if not equals or len(parts) > 2 or not all(part.isidentifier() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither KEY=VALUE nor SECTION.KEY=VALUE")
+    return parts, _key_value(f"value={value}")[1]
+
+
+def _nested(settings: Sequence[tuple[list[str], Any]]) -> dict[str, Any]:
+    """Single hyperparameters as `train` takes them, those of a section in a dict."""
+    nested: dict[str, Any] = {}
+    for (first, *rest), value in settings:
+        if rest:
+            nested.setdefault(first, {})[rest[0]] = value
+        else:
+            nested[first] = value
+    return nested
+
+
 # The commands. They import what they need, so that --help is quick.
 
 
@@ -340,9 +390,13 @@ def _train(args: argparse.Namespace) -> None:
         out=args.out,
         env_kwargs=_environment_kwargs(args),
         timesteps=args.timesteps,
+        warm_start=args.warm_start,
         seed=args.seed,
         num_envs=args.num_envs,
+        learner=args.learner,
         resume=args.resume,
+        config=args.config,
+        hyperparameters=_nested(args.set),
     )
     print(f"The policy is in {directory}.")
 
@@ -419,7 +473,7 @@ def _demo(args: argparse.Namespace) -> None:
     from canvit_agents.judging.evaluate import evaluate, format_table, make_benchmark, scene_indices
     from canvit_agents.learning.train import train
     from canvit_agents.pages.filmstrips import draw_filmstrips
-    from canvit_agents.policies import load_policy, make_policies, read_card
+    from canvit_agents.policies import load_policy, make_policies, read_record
 
     print(
         f"1/3  Training on {EMOJI}: a warm start of {args.timesteps} glimpses, then PPO learns "
@@ -433,11 +487,11 @@ def _demo(args: argparse.Namespace) -> None:
         seed=args.seed,
         num_envs=None,
         resume=(args.out / "policy").exists(),
-        hyperparameters={"warm_start": {"glimpses": args.timesteps}},
+        warm_start=args.timesteps,
     )
     print(f"2/3  Judging it on {args.scenes} unseen scenes.")
-    card = read_card(directory)
-    benchmark = make_benchmark(EMOJI, split="test", env_kwargs=card.env_kwargs)
+    record = read_record(directory)
+    benchmark = make_benchmark(EMOJI, split="test", env_kwargs=record.env_kwargs)
     learned = load_policy(directory, env_id=EMOJI, env=benchmark.env)
     baselines = make_policies(
         ("full_then_random", "coarse_to_fine", "target"), env_id=EMOJI, env=benchmark.env

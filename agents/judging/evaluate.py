@@ -174,7 +174,7 @@ def settings_of(
         "potential": env.reward,
         "metric": metric,
         "candidates": candidates,
-        "backbone": asdict(env.backbone),
+        "backbone": env.backbone.to_json(),
         "precision": rollout.precision,
         "glimpse": asdict(rollout.glimpse),
         "flops_per_glimpse": flops_per_glimpse(rollout),

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from canvit_agents.learning.networks import crop_sums, mostly_shown
 from canvit_agents.learning.planning import Planner
 from canvit_agents.learning.rewards import IoUTally
+from canvit_agents.policies.networks import crop_sums, mostly_shown
 from canvit_agents.policies.quadtree import quadtree, was_visited
 from canvit_agents.policies.target import target_box
 from canvit_gym.envs.actions import ListedActions

@@ -17,7 +17,8 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer
 from torch.utils.flop_counter import FlopCounterMode
 
-from canvit_agents.learning.train import load_hyperparameters, new_learner
+from canvit_agents.learning.ppo import new_ppo
+from canvit_agents.learning.train import load_hyperparameters
 from canvit_gym.adapters.sb3 import make_sb3_env
 from canvit_gym.bench.env import Stopwatch, clock_of
 from canvit_gym.bench.machine import add_arguments, described, machine, write
@@ -85,7 +86,7 @@ def measure(
         )
     n_steps = glimpses // num_envs
     env = make_sb3_env(env_id, num_envs=num_envs, seed=0, **{**settings["env"], **env_kwargs})
-    learner = new_learner(env, settings, seed=0, device=device, n_steps=n_steps)
+    learner = new_ppo(env, settings, seed=0, device=device, n_steps=n_steps)
     stopwatch = Stopwatch(clock_of(device))
     rounds = []
     with (

@@ -12,8 +12,7 @@ from plans and from chance.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,14 +24,16 @@ from tqdm import tqdm
 
 from canvit_agents.learning.maps import GainMap, PlaceMap, TargetMap
 from canvit_agents.learning.memory import Memory
-from canvit_agents.learning.networks import NEVER, CanvasFeatures, CellPolicy
+from canvit_agents.learning.run import Run
+from canvit_agents.learning.sb3_policies import CellPolicy
+from canvit_agents.policies.networks import NEVER
 from canvit_gym.envs.actions import ListedActions
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.errors import require_choice
 from canvit_gym.scenes.base import IGNORE, Scene
 from canvit_gym.scenes.prefetch import SceneQueue
 from canvit_gym.tasks.segmentation import Segmentation
-from canvit_gym.training.common import grid_labels, load_snapshot, save_snapshot
+from canvit_gym.training.common import grid_labels
 
 MapKind = Literal["target", "gain"]
 
@@ -58,8 +59,7 @@ def warm_start(
     model: PPO,
     env: CanViTVectorEnv,
     *,
-    out: Path,
-    record: dict[str, Any],
+    run: Run,
     map: MapKind,
     glimpses: int,
     temperature: float,
@@ -70,25 +70,16 @@ def warm_start(
     seed: int,
     scale_values: Sequence[float] = (),
     target_size: float = 0.0,
-    progress: bool = True,
 ) -> None:
     """Train the policy of `model`, a CellPolicy, in place, on this many glimpses of env's scenes.
 
-    out: where it saves as it goes, and whose interrupted warm start it continues. record: what
-    else must be as it was for that, such as the environment and its backbone.
+    run: where it saves as it goes, and whose interrupted warm start it continues.
     map: "target" for scenes that know where their target is, with `scale_values` and the side of a
     typical target in scene units (`learning.maps.TargetMap`); "gain" for segmentation. temperature:
     how much more a plan must be worth for an action to be e times as probable. When to stop is not
     taught. Raises ValueError for another action space, another task, or scenes without targets or
-    masks, and SystemExit where what was interrupted had other settings.
+    masks.
     """
-    settings = {
-        "record": record,
-        "map": map, "glimpses": glimpses, "temperature": temperature, "seed": seed,
-        "learning_rate": learning_rate, "batch_size": batch_size, "memory_steps": memory_steps,
-        "updates_per_step": updates_per_step, "scale_values": list(scale_values),
-        "target_size": target_size,
-    }  # fmt: skip
     actions, policy = env.actions, model.policy
     if not isinstance(actions, ListedActions) or not isinstance(policy, CellPolicy):
         raise ValueError("The warm start needs action='cell', whose actions can be listed.")
@@ -99,10 +90,10 @@ def warm_start(
         policy, places, num_classes=len(env.scenes.mask_class_names), temperature=temperature
     )
     done = 0
-    if saved := load_snapshot(out, settings=settings, device=policy.device):
-        learner.load_state_dict(saved["learner"])
-        learner.optimizer.load_state_dict(saved["optimizer"])
-        done = saved["done"]
+    if run.restored is not None:
+        learner.load_state_dict(run.restored["warm_start"])
+        learner.optimizer.load_state_dict(run.restored["optimizer"])
+        done = run.restored["done"]
     rng = np.random.default_rng([seed, done])
     queue = SceneQueue(env.scenes, threads=1)
     for row in range(env.num_envs):
@@ -110,7 +101,7 @@ def warm_start(
     memory = Memory(steps=memory_steps)
     rollout, steps = env.rollout, 0
     bar = tqdm(
-        total=glimpses, initial=done, unit="glimpse", desc="warm start", disable=not progress
+        total=glimpses, initial=done, unit="glimpse", desc="warm start", disable=not run.progress
     )
 
     def remember(observed: dict[str, Tensor], *, taken: int, **lesson: Tensor) -> None:
@@ -128,8 +119,11 @@ def warm_start(
                 loss = learner.learn(memory.draw(batch_size, rng=rng), learning_rate=rate)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         if steps % _SAVE_EVERY_STEPS == 0:
-            state = {"learner": learner.state_dict(), "optimizer": learner.optimizer.state_dict()}
-            save_snapshot(out, settings=settings, done=done, **state)
+            run.save_snapshot(
+                warm_start=learner.state_dict(),
+                optimizer=learner.optimizer.state_dict(),
+                done=done,
+            )
 
     while done < glimpses:
         after = rollout.start([scene for _, scene in queue.take(range(env.num_envs))])
@@ -207,14 +201,11 @@ class _Learner(nn.Module):
 
     def _read(self, observed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Feature maps [B, channels, grid, grid], and logits of the places [B, A]."""
-        extractor = self.policy.features_extractor
-        assert isinstance(extractor, CanvasFeatures)
-        features = self.policy.extract_features(observed)
-        assert isinstance(features, Tensor)
-        maps = features.unflatten(1, (-1, extractor.grid_size, extractor.grid_size))
-        logits = self.policy.mlp_extractor.forward_actor(features)
-        places = extractor.num_scales * extractor.grid_size**2
-        return maps[:, : extractor.channels], logits[:, :places]
+        config = self.policy.config
+        maps = self.policy.extractor.maps(observed)
+        logits = self.policy.heads.places(maps)
+        places = len(config.cell_scales) * config.grid_size**2
+        return maps[:, : config.channels], logits[:, :places]
 
 
 def _make_map(
@@ -227,9 +218,8 @@ def _make_map(
     target_size: float,
 ) -> PlaceMap:
     require_choice("map", kind, ("target", "gain"))
-    extractor, task = policy.features_extractor, env.rollout.task
-    assert isinstance(extractor, CanvasFeatures)
-    size = {"channels": extractor.channels, "grid_size": extractor.grid_size}
+    task = env.rollout.task
+    size = {"channels": policy.config.channels, "grid_size": policy.config.grid_size}
     if kind == "target":
         if len(scale_values) != len(actions.scales):
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Any
 
 from canvit_agents.policies.base import Policy, starting_blind, starting_full
@@ -11,12 +12,12 @@ from canvit_agents.policies.learned import (
     LearnedPolicy,
     find_policy,
     load_policy,
-    read_card,
 )
 from canvit_agents.policies.oracle import Oracle
 from canvit_agents.policies.quadtree import CoarseToFine, EntropyCoarseToFine, FineToCoarse
 from canvit_agents.policies.random import RandomPolicy
 from canvit_agents.policies.repeated import RepeatedFullScene
+from canvit_agents.policies.saved import pinned_env_kwargs, read_record
 from canvit_agents.policies.target import TargetPolicy
 from canvit_gym.envs.rollout import Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
@@ -29,7 +30,7 @@ __all__ = [
     "load_policy",
     "make_policies",
     "make_policy",
-    "read_card",
+    "read_record",
     "trained_env_kwargs",
 ]
 
@@ -49,20 +50,49 @@ POLICIES: dict[str, Callable[[Rollout], Policy]] = {
 
 
 def make_policy(name: str, *, env_id: str, env: CanViTVectorEnv) -> Policy:
-    """The policy of this name, for episodes of `env`: one of POLICIES, "pretrained", or the
-    directory of a trained policy (a pickle: only load policies that you trust).
+    """The policy of this name, for episodes of `env`: one of POLICIES, "pretrained", the directory
+    of a trained policy, "hub:owner/name" for one on the hub, or "module:name" for one of your own.
 
     Raises ValueError for an unknown name and where a trained policy does not fit `env`.
     """
     if name in POLICIES:
         return POLICIES[name](env.rollout)
     directory = find_policy(name, env_id=env_id)
+    if directory is None and ":" in name:
+        return import_policy(name, env.rollout)
     if directory is None:
         raise ValueError(
             f"There is no policy {name!r}; choose from {', '.join((*POLICIES, PRETRAINED))}, or "
-            "give the directory of a trained policy."
+            "give the directory of a trained policy, hub:owner/name, or module:name of your own."
         )
     return load_policy(directory, env_id=env_id, env=env)
+
+
+def import_policy(name: str, rollout: Rollout) -> Policy:
+    """A policy of one's own, "module:name": a subclass of Policy, or a function from a rollout to
+    a policy.
+
+    Raises ValueError where the module can not be imported, has no such name, or that makes no
+    Policy.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"The policy {name!r} can not be imported ({error}); give module:name of a module that "
+            "Python finds, with a subclass of canvit_agents.Policy or a function that makes one."
+        ) from error
+    is_class = isinstance(found, type) and issubclass(found, Policy)
+    if not is_class and (isinstance(found, type) or not callable(found)):
+        raise ValueError(
+            f"{name} is {found!r}; give a subclass of canvit_agents.Policy, or a function from a "
+            "rollout to such a policy."
+        )
+    policy = found(rollout=rollout) if is_class else found(rollout)
+    if not isinstance(policy, Policy):
+        raise ValueError(f"{name} made {policy!r}, which is no canvit_agents.Policy; return one.")
+    return policy
 
 
 def make_policies(names: Iterable[str], *, env_id: str, env: CanViTVectorEnv) -> dict[str, Policy]:
@@ -76,5 +106,5 @@ def trained_env_kwargs(names: Iterable[str], *, env_id: str) -> dict[str, Any]:
     for name in names:
         directory = None if name in POLICIES else find_policy(name, env_id=env_id)
         if directory is not None:
-            return read_card(directory).env_kwargs
+            return pinned_env_kwargs(read_record(directory))
     return {}

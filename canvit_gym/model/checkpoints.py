@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self, TypeVar
 
 import torch
@@ -28,6 +29,8 @@ from canvit_gym.checkpoint_ids import (  # noqa: F401 - offered here too
     IN1K_FINETUNED,
     IN1K_PROBE,
 )
+from canvit_gym.files import write_bytes, write_text
+from canvit_gym.hub import download, upload
 from canvit_gym.model.legacy import is_legacy, upgrade_config, upgrade_tensors
 
 HUB_ROOT = "CANVIT_HUB_ROOT"
@@ -37,7 +40,7 @@ ORGANIZATION = "canvit"
 EMBEDDED = {"mini": "mini", "mini-seg-probe": "mini_seg_probe"}
 """Checkpoints that the package itself brings: their directories in `assets`, by name."""
 
-_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+_CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _HUB_NAME = re.compile(r"(?P<repo>(\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 # Fields that give a config away, and what it is.
@@ -126,11 +129,8 @@ def checkpoint_sha256(name: str | Path) -> str:
 
 
 def _download(name: str | Path, *, repo: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download  # here, because most programs never need it
-
     try:
-        # Without a network this fails at once; hf_hub_download would retry for half a minute.
-        directory = snapshot_download(repo, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS])
+        return download(repo, revision=revision, files=(_CONFIG, _WEIGHTS))
     except Exception as error:  # its kinds differ between versions of the hub's library
         at = f" at revision {revision}" if revision else ""
         reason = (
@@ -138,7 +138,6 @@ def _download(name: str | Path, *, repo: str, revision: str | None) -> Path:
             f"({type(error).__name__})"
         )
         raise _not_found(name, reason) from error
-    return Path(directory)
 
 
 def _not_found(name: str | Path, reason: str) -> CheckpointNotFound:
@@ -175,6 +174,43 @@ class Checkpointed(nn.Module):
     ) -> None:
         """Write a checkpoint that `from_pretrained` reads; `extra_config` adds JSON records."""
         save_model(self, directory, extra_config=extra_config)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        extra_config: Mapping[str, Any] | None = None,
+        card: str | None = None,
+        private: bool = False,
+        revision: str | None = None,
+    ) -> str:
+        """Upload the checkpoint to the Hugging Face hub, with a generated card where none is given.
+
+        `from_pretrained(repo)` reads it, or `from_pretrained(f"{repo}@{commit}")` with the commit
+        that this returns.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, extra_config=extra_config)
+            write_text(Path(folder) / _CARD, self.card(repo) if card is None else card)
+            return upload(
+                Path(folder),
+                repo,
+                files=(_CONFIG, _WEIGHTS, _CARD),
+                private=private,
+                revision=revision,
+                message=f"A {type(self).__name__}",
+            )
+
+    def card(self, repo: str) -> str:
+        """A model card in Markdown for this checkpoint."""
+        name, count = type(self).__name__, sum(p.numel() for p in self.parameters())
+        return (
+            "---\nlibrary_name: canvit-gym\n"
+            "pipeline_tag: image-feature-extraction\ntags: [canvit, active-vision]\n---\n\n"
+            f"# {name}\n\nCanViT (arXiv 2603.22570), {count:,} parameters, in the published 0.2 "
+            f"format.\n\n```python\nfrom canvit_gym import {name}\n\n"
+            f'model = {name}.from_pretrained("{repo}")\n```\n'
+        )
 
     @classmethod
     def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,14 +306,8 @@ def save_model(
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
 
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    # Written aside and then moved: an interruption leaves the old checkpoint, never half of one.
-    partial = directory / (_WEIGHTS + ".partial")
-    partial.write_bytes(save(tensors, metadata={"format": "pt"}))  # `save_file` locks others out
-    partial.replace(directory / _WEIGHTS)
-    partial = directory / (_CONFIG + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(directory / _CONFIG)
+    write_bytes(directory / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_text(directory / _CONFIG, text)
 
 
 def _require(directory: Path, file_name: str) -> Path:

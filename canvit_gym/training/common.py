@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from canvit_gym.files import write_bytes
 from canvit_gym.geometry import grid_centers
 
 _SNAPSHOT, _LOG = "training.pt", "log.jsonl"
@@ -19,15 +21,25 @@ def load_snapshot(
 ) -> dict[str, Any] | None:
     """What `save_snapshot` last left in `out`, or None where a run begins.
 
-    Raises SystemExit where the snapshot is of a run with other settings.
+    Runs no code from the file. Raises ValueError where it is damaged, or of a run with other
+    settings.
     """
+    path = out / _SNAPSHOT
     if not has_snapshot(out):
         return None
-    saved = torch.load(out / _SNAPSHOT, map_location=device, weights_only=True)
-    if saved["run"] != settings:
-        raise SystemExit(
-            f"{out} holds a run with other settings ({saved['run']}); "
-            "give the same settings to continue it, or another --out."
+    data = BytesIO(path.read_bytes())
+    try:
+        saved: dict[str, Any] = torch.load(data, map_location=device, weights_only=True)
+        before = saved["run"]
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}), so its run can not be continued; remove "
+            "it to begin anew, or choose another --out."
+        ) from error
+    if before != settings:
+        raise ValueError(
+            f"{out} holds a run with other settings ({before}); give the same settings to continue "
+            "it, or another --out."
         )
     return saved
 
@@ -38,15 +50,11 @@ def has_snapshot(out: Path) -> bool:
 
 
 def save_snapshot(out: Path, *, settings: dict[str, Any], **state: Any) -> None:
-    """Replace the snapshot in `out`; an interruption never leaves half a file."""
-    partial = (out / _SNAPSHOT).with_suffix(".partial")
-    torch.save({**state, "run": settings}, partial)
-    partial.replace(out / _SNAPSHOT)
-
-
-def remove_snapshot(out: Path) -> None:
-    """Of a run that ended, whose outcome is saved elsewhere."""
-    (out / _SNAPSHOT).unlink(missing_ok=True)
+    """Replace the snapshot in `out`, whole or not at all; raises OSError as `whole_file` does."""
+    # Through memory, because what torch raises on a full disk says neither that nor which file.
+    buffer = BytesIO()
+    torch.save({**state, "run": settings}, buffer)
+    write_bytes(out / _SNAPSHOT, buffer.getvalue())
 
 
 def append_log(out: Path, **figures: Any) -> None:

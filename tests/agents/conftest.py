@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,41 +9,45 @@ from typing import Any
 
 import pytest
 import torch
+from gymnasium import spaces
 
+from canvit_agents.policies.networks import NetworkConfig, PolicyNetwork
+from canvit_agents.policies.saved import PolicyRecord, save_policy
+from canvit_gym.envs.actions import ListedActions
 from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym.files import plain_json
 
 
 @pytest.fixture
 def save_untrained(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a policy directory as `learning.train` does, with a network that learned nothing."""
-    ppo = pytest.importorskip("stable_baselines3").PPO
-    from canvit_gym.adapters.sb3 import CanViTVecEnv
+    """Writes a policy directory as training does, with a network that learned nothing."""
 
-    def save(env: CanViTVectorEnv, /, *, name: str = "policy", **card: Any) -> Path:
+    def save(
+        env: CanViTVectorEnv,
+        /,
+        *,
+        name: str = "policy",
+        env_id: str = "CanViT-Emoji-v0",
+        env_kwargs: dict[str, Any] | None = None,
+        seed: int = 0,
+    ) -> Path:
+        scales = env.actions.scales if isinstance(env.actions, ListedActions) else ()
+        assert isinstance(env.single_observation_space, spaces.Dict)
+        config = NetworkConfig.for_spaces(
+            env.single_observation_space, env.single_action_space, channels=4, cell_scales=scales
+        )
         with torch.random.fork_rng(devices=[]):
-            model = ppo(
-                "MultiInputPolicy",
-                CanViTVecEnv(env),
-                n_steps=2,
-                batch_size=2 * env.num_envs,
-                policy_kwargs={"net_arch": [8]},
-                seed=0,
-                device="cpu",
-            )
-        directory = tmp_path / name
-        directory.mkdir()
-        model.save(directory / "policy.zip")
-        backbone = {"name": env.backbone.name, "sha256": env.backbone.sha256}
-        known = {
-            "env": "CanViT-Emoji-v0",
-            "env_kwargs": {},
-            "backbone": backbone,
-            "algorithm": "ppo",
-            "seed": 0,
-            "timesteps": 0,
-        }
-        (directory / "policy.json").write_text(json.dumps({**known, **card}))
-        return directory
+            torch.manual_seed(seed)
+            network = PolicyNetwork.build(config)
+        record = PolicyRecord(
+            env=env_id,
+            env_kwargs=plain_json(env_kwargs or {}, name="env_kwargs"),
+            backbone=env.backbone,
+            network=config,
+            training={"algorithm": "none", "seed": 0, "timesteps": 0},
+        )
+        save_policy(tmp_path / name, network, record)
+        return tmp_path / name
 
     return save
 

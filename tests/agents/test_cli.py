@@ -129,7 +129,7 @@ def test_a_policy_that_stops_is_printed_with_its_glimpses(
     env = make_vector(1, budget=2, stop_action=True)
     env.backbone = identify(mini_checkpoint)
     kwargs = {"budget": 2, "backbone": mini_checkpoint, "stop_action": True}
-    directory = save_untrained(env, env_kwargs=kwargs)
+    directory = save_untrained(env, env_kwargs=kwargs, seed=2)
     arguments = ["evaluate", "--env", ENV, "--policies", str(directory), "full_then_random"]
     assert main([*arguments, "--scenes", "12"]) == 0
     head, stopping, random = capsys.readouterr().out.splitlines()[2:]
@@ -207,14 +207,15 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert ("--out" in shown) == (command not in ("compare", "play"))
-    assert ("pickle" in shown) == (command in ("evaluate", "play"))
+    assert ("hub:" in shown) == (command == "evaluate")
 
 
 def test_train(training: list[dict[str, Any]], tmp_path: Path) -> None:
     arguments = ["train", "--env", ENV, "--out", str(tmp_path), "--timesteps", "64", "--seed", "3"]
     arguments += ["--num-envs", "8", "--action", "box", "--budget", "2", "--resume"]
     arguments += ["--env-kwargs", "cell_scales=(0.25, 0.5)", "reward=prob"]
-    arguments += ["stop_action=true", "glimpse_cost=0.1"]
+    arguments += ["stop_action=true", "glimpse_cost=0.1", "--warm-start", "9"]
+    arguments += ["--config", "mine.yaml", "--set", "ppo.learning_rate=1e-4", "reward_clip=2"]
     assert main(arguments) == 0
     assert training == [
         {
@@ -229,9 +230,13 @@ def test_train(training: list[dict[str, Any]], tmp_path: Path) -> None:
                 "glimpse_cost": 0.1,
             },
             "timesteps": 64,
+            "warm_start": 9,
             "seed": 3,
             "num_envs": 8,
+            "learner": "ppo",
             "resume": True,
+            "config": Path("mine.yaml"),
+            "hyperparameters": {"ppo": {"learning_rate": 1e-4}, "reward_clip": 2},
         }
     ]
 

@@ -87,7 +87,7 @@ def test_a_finished_run_is_left_as_it_is(unbroken: Path) -> None:
 
 
 def test_other_settings_are_refused(unbroken: Path) -> None:
-    with pytest.raises(SystemExit, match="other settings .* same settings .* another --out"):
+    with pytest.raises(ValueError, match="other settings .* same settings .* another --out"):
         run_in(unbroken, MiniTraining(steps=4, scenes_per_step=4, seed=1))
 
 

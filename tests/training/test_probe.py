@@ -176,7 +176,7 @@ def test_a_finished_run_is_left_as_it_is(unbroken: Path, backbone: str) -> None:
 
 
 def test_other_settings_are_refused(unbroken: Path, backbone: str) -> None:
-    with pytest.raises(SystemExit, match="other settings .* same settings .* another --out"):
+    with pytest.raises(ValueError, match="other settings .* same settings .* another --out"):
         run_in(unbroken, backbone, replace(RUN, seed=1))
 
 
@@ -347,7 +347,7 @@ BAD = {
     "share": (["--full-scene-share", "2"], "full_scene_share is 2.0; give 0.0 to 1"),
     "precision": (["--precision", "half"], "precision is 'half'"),
     "scene size": (["--scene-size-px", "64"], "generated scenes have 128 px"),
-    "no folder": (["--scenes", "nowhere"], "There is no folder nowhere"),
+    "no folder": (["--scenes", "nowhere"], "There is no folder"),
     "no backbone": (["--backbone", "./nothing"], "Checkpoint './nothing' was not found"),
     "a probe": (["--backbone", "mini-seg-probe"], "this is a segmentation probe"),
     "patches": (["--glimpse-size-px", "30"], "multiples of 8 px"),
@@ -413,11 +413,13 @@ def test_half_a_snapshot_never_replaces_a_whole_one(
 ) -> None:
     common.save_snapshot(tmp_path, settings={"steps": 1}, step=1)
 
-    def killed(state: object, path: Path) -> None:
-        path.write_bytes(b"half")
+    write = Path.write_bytes
+
+    def killed(path: Path, data: bytes) -> None:
+        write(path, data[: len(data) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", killed)
+    monkeypatch.setattr(Path, "write_bytes", killed)
     with pytest.raises(KeyboardInterrupt):
         common.save_snapshot(tmp_path, settings={"steps": 1}, step=2)
     saved = common.load_snapshot(tmp_path, settings={"steps": 1}, device="cpu")

@@ -168,8 +168,8 @@ def make_playground(
 ) -> Playground:
     """Games in an environment made by its id; with a trained `policy`, in the one that it fits.
 
-    policy: whom to ask, as `policies.make_policy` names it; a trained one is a pickle, so
-    only give those that you trust. Raises what making the environment and the policies does.
+    policy: whom to ask, as `policies.make_policy` names it. Raises what making the environment and
+    the policies does.
     """
     env_id = env_id.rpartition(":")[2]
     asked = () if policy is None else (policy,)

@@ -1,6 +1,7 @@
 """The spatial policy: what it remembers of its looks, and that its logits are a map of places."""
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from canvit_agents.learning.networks import CellPolicy, coverage, taken_maps, visit_maps
+from canvit_agents.learning.sb3_policies import CellPolicy, GaussianPolicy
+from canvit_agents.policies.networks import coverage, taken_maps, visit_maps
 from canvit_gym.envs.actions import cell_actions
 
 GRID = 4
@@ -124,7 +126,7 @@ def test_a_logit_adds_up_what_its_crop_shows(policy: CellPolicy, tmp_path: Path)
         OBSERVATION, spaces.Discrete(2 * GRID**2), lambda _: 1e-2, channels=8, cell_scales=SCALES,
         sums_crops=True,
     )  # fmt: skip
-    heads = summing.mlp_extractor
+    heads = summing.heads.places
     with torch.no_grad():  # every cell offers 1 to fine crops and 10 to coarse ones
         heads.logits.weight.zero_()
         heads.offers.weight.zero_()
@@ -135,7 +137,7 @@ def test_a_logit_adds_up_what_its_crop_shows(policy: CellPolicy, tmp_path: Path)
     # At the corners four whole cells; else one, and halves of four, as quarters do not count.
     torch.testing.assert_close(coarse[[0, 0, 3, 3], [0, 3, 0, 3]], torch.full((4,), 40.0))
     torch.testing.assert_close(coarse[1:3, 1:3], torch.full((2, 2), 30.0))
-    assert policy.mlp_extractor.offers is None
+    assert policy.heads.places.offers is None
     summing.save(tmp_path / "policy.pt")
     again = CellPolicy.load(tmp_path / "policy.pt")
     torch.testing.assert_close(again.map_and_value(seen)[0], summing.map_and_value(seen)[0])
@@ -156,14 +158,14 @@ def test_stopping_is_one_more_choice_and_rare_at_first(policy: CellPolicy) -> No
     stopping = stopping_policy()
     seen = observe(torch.randn(5, 6, GRID, GRID, generator=torch.Generator().manual_seed(0)))
     probs = stopping.get_distribution(seen).distribution.probs  # type: ignore[union-attr]
-    assert probs.shape == (5, 33) and not policy.stop_action
+    assert probs.shape == (5, 33) and not policy.config.stop_action
     torch.testing.assert_close(probs[:, -1], torch.full((5,), 1 / 21), atol=0.01, rtol=0)
     # The most probable action stops, because there are many places; the policy still looks.
     assert (probs.argmax(dim=1) == 32).all()
     chosen = stopping._predict(seen, deterministic=True)
     assert torch.equal(chosen, probs[:, :-1].argmax(dim=1))
     with torch.no_grad():
-        stopping.mlp_extractor.stop.bias.fill_(0.2)
+        stopping.heads.places.stop.bias.fill_(0.2)
     assert (stopping._predict(seen, deterministic=True) == 32).all()
     drawn = torch.cat([stopping._predict(seen) for _ in range(40)])
     assert 0 < (drawn == 32).sum() < len(drawn)
@@ -198,3 +200,23 @@ def test_an_action_space_that_is_no_map_is_refused() -> None:
             lambda _: 1e-3,  # type: ignore[arg-type]
             cell_scales=SCALES,
         )
+
+
+@pytest.mark.parametrize("stop_action", [False, True])
+@pytest.mark.parametrize("kind", [CellPolicy, GaussianPolicy])
+def test_what_is_saved_chooses_what_the_learner_chose(kind: Any, stop_action: bool) -> None:
+    torch.manual_seed(0)
+    actions: spaces.Space[Any] = spaces.Discrete(2 * GRID**2 + stop_action)
+    extra: dict[str, Any] = {"cell_scales": SCALES, "sums_crops": True}
+    if kind is GaussianPolicy:
+        actions, extra = spaces.Box(-1, 1, (3 + stop_action,), np.float32), {}
+    policy = kind(OBSERVATION, actions, lambda _: 1e-2, channels=8, **extra)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.5)
+    seen = observe(3 * torch.randn(64, 6, GRID, GRID))
+    expected, _ = policy.predict({k: v.numpy() for k, v in seen.items()}, deterministic=True)
+    with torch.no_grad():
+        found = policy.network().act(seen).numpy()
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(found, axis=0)) > 8

@@ -12,13 +12,13 @@ import torch
 from stable_baselines3 import PPO
 
 from canvit_agents.learning import warm_start as module
-from canvit_agents.learning.networks import CellPolicy, GaussianPolicy
+from canvit_agents.learning.run import Run
+from canvit_agents.learning.sb3_policies import CellPolicy, GaussianPolicy
 from canvit_agents.learning.warm_start import warm_start
 from canvit_gym.adapters.sb3 import CanViTVecEnv, make_sb3_env
 
 SCALES = (0.25, 0.5)
 SETTINGS: dict[str, Any] = {
-    "record": {"env": "an environment"},
     "temperature": 0.01,
     "learning_rate": 5e-3,
     "batch_size": 64,
@@ -48,6 +48,12 @@ def make_model(env_id: str, *, num_envs: int = 16, **kwargs: Any) -> tuple[CanVi
     return env, model
 
 
+def begin(out: Path, *, seed: int = 0) -> Run:
+    """A run, or what was interrupted of it."""
+    settings = {"env": "an environment", "seed": seed}
+    return Run.begin(out, settings=settings, resume=True, device="cpu", progress=False)
+
+
 def gain_of_one_look(env: CanViTVecEnv, model: PPO, *, potential: str) -> float:
     """Of the policy's best first looks over those of chance."""
     observation = env.reset()
@@ -75,7 +81,7 @@ def test_looks_gain_more_than_by_chance(
     env_id: str, settings: dict[str, Any], potential: str, tmp_path: Path
 ) -> None:
     env, model = make_model(env_id, num_envs=64)
-    warm_start(model, env.envs, out=tmp_path, glimpses=64 * 4 * 16, **settings)
+    warm_start(model, env.envs, run=begin(tmp_path), glimpses=64 * 4 * 16, **settings)
     assert gain_of_one_look(env, model, potential=potential) > 0.02
 
 
@@ -93,10 +99,11 @@ def test_nothing_is_said_about_stopping(tmp_path: Path) -> None:
     env, model = make_model("CanViT-Emoji-v0", num_envs=4, stop_action=True)
     policy = model.policy
     before = {name: value.clone() for name, value in policy.state_dict().items()}
-    warm_start(model, env.envs, out=tmp_path, glimpses=4 * 20, **TARGET)
+    warm_start(model, env.envs, run=begin(tmp_path), glimpses=4 * 20, **TARGET)
+    assert "mlp_extractor.places.stop.weight" in before
     changed = {name for name, value in policy.state_dict().items() if (value != before[name]).any()}
-    assert {"mlp_extractor.logits.weight", "features_extractor.embed.weight"} <= changed
-    assert not changed & {"mlp_extractor.stop.weight", "mlp_extractor.stop.bias"}
+    assert {"mlp_extractor.places.logits.weight", "features_extractor.maps.embed.weight"} <= changed
+    assert not changed & {"mlp_extractor.places.stop.weight", "mlp_extractor.places.stop.bias"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +120,7 @@ def test_what_can_not_be_learned_is_refused_at_once(
 ) -> None:
     env, model = make_model(env_id, num_envs=2, **kwargs)
     with pytest.raises(ValueError, match=complaint):
-        warm_start(model, env.envs, out=tmp_path, glimpses=8, **{**TARGET, **changes})
+        warm_start(model, env.envs, run=begin(tmp_path), glimpses=8, **{**TARGET, **changes})
 
 
 def test_scenes_without_masks_are_refused_by_name(
@@ -127,7 +134,7 @@ def test_scenes_without_masks_are_refused_by_name(
         lambda self, i: dataclasses.replace(draw(self, i), mask=None, name="photo.jpeg"),
     )
     with pytest.raises(ValueError, match="photo.jpeg has no mask"):
-        warm_start(model, env.envs, out=tmp_path, glimpses=8, **TARGET)
+        warm_start(model, env.envs, run=begin(tmp_path), glimpses=8, **TARGET)
 
 
 def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,16 +151,13 @@ def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(type(env.envs.rollout), "look", interrupted)
-        warm_start(model, env.envs, out=tmp_path, glimpses=4 * 24, **TARGET)
+        warm_start(model, env.envs, run=begin(tmp_path), glimpses=4 * 24, **TARGET)
     saved = torch.load(tmp_path / "training.pt", weights_only=True)
     assert saved["done"] == 40
 
+    with pytest.raises(ValueError, match="another seed"):
+        begin(tmp_path, seed=1)
     env, model = make_model("CanViT-Emoji-v0", num_envs=4)
-    with pytest.raises(SystemExit, match="other settings"):
-        warm_start(model, env.envs, out=tmp_path, glimpses=4 * 40, **TARGET)
-    other = {**TARGET, "record": {"env": "another"}}
-    with pytest.raises(SystemExit, match="other settings"):
-        warm_start(model, env.envs, out=tmp_path, glimpses=4 * 24, **other)
     seen: list[dict[str, torch.Tensor]] = []
     load = module._Learner.load_state_dict
 
@@ -168,7 +172,7 @@ def test_what_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     looks.clear()
     monkeypatch.setattr(module._Learner, "load_state_dict", loading)
     monkeypatch.setattr(type(env.envs.rollout), "look", counted)
-    warm_start(model, env.envs, out=tmp_path, glimpses=4 * 24, **TARGET)
+    warm_start(model, env.envs, run=begin(tmp_path), glimpses=4 * 24, **TARGET)
     assert len(looks) == 16  # whole episodes: what was not saved and the rest
     weights = model.policy.state_dict()
     assert any((value != seen[0][f"policy.{name}"]).any() for name, value in weights.items())

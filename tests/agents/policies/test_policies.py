@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save
 
 from canvit_agents.judging.evaluate import play_batch
 from canvit_agents.policies import (
@@ -21,9 +26,11 @@ from canvit_agents.policies import (
     trained_env_kwargs,
 )
 from canvit_agents.policies.base import num_glimpses, starting_blind, starting_full
+from canvit_agents.policies.networks import BoxNetwork
 from canvit_agents.policies.oracle import Oracle
 from canvit_agents.policies.quadtree import CoarseToFine, quadtree
 from canvit_agents.policies.random import draw_viewpoints
+from canvit_agents.policies.saved import load_network, read_record
 from canvit_agents.policies.target import TargetPolicy
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
@@ -275,23 +282,19 @@ def test_starts_keep_the_number_of_glimpses(make_rollout: MakeRollout) -> None:
 def test_a_trained_policy_does_what_its_network_says(
     action: Any, make_vector: MakeVector, save_untrained: Save
 ) -> None:
-    from stable_baselines3 import PPO
-
-    trained_in = make_vector(2, action=action)
+    trained_in = make_vector(2, action=action, output="torch")
     directory = save_untrained(trained_in, env_kwargs={"action": action})
     env = make_vector(1, action="tile")  # its own spaces count, not those of this environment
     policy = load_policy(directory, env_id=ENV, env=env)
     observation, _ = trained_in.reset(seed=0)
-    actions, _ = PPO.load(directory / "policy.zip", device="cpu").predict(
-        observation, deterministic=True
-    )
+    network, _ = load_network(directory)
     chosen = policy(trained_in.episode, generators(2))
-    expected = trained_in.actions.viewpoint(actions)
+    expected = trained_in.actions.viewpoint(network.act(observation))
     torch.testing.assert_close(chosen.centers, expected.centers)
     torch.testing.assert_close(chosen.scales, expected.scales)
 
 
-@pytest.mark.parametrize("action", ["box", "cell", "tile"])
+@pytest.mark.parametrize("action", ["box", "cell"])
 def test_a_trained_policy_stops_where_its_network_says_so(
     action: Any, make_vector: MakeVector, save_untrained: Save
 ) -> None:
@@ -300,12 +303,12 @@ def test_a_trained_policy_stops_where_its_network_says_so(
     directory = save_untrained(trained_in, env_kwargs=kwargs)
     policy = load_policy(directory, env_id=ENV, env=make_vector(1))
     trained_in.reset(seed=0)
-    with torch.no_grad():
-        bias = policy.model.policy.action_net.bias  # type: ignore[attr-defined]
-        bias[-1] = -100
-        looks = policy.choose(trained_in.episode, generators(2))
-        bias[-1] = 100
-        stops = policy.choose(trained_in.episode, generators(2))
+    network = policy.network
+    bias = network.mean.bias if isinstance(network, BoxNetwork) else network.places.stop.bias  # type: ignore[union-attr]
+    bias[-1] = -100
+    looks = policy.choose(trained_in.episode, generators(2))
+    bias[-1] = 100
+    stops = policy.choose(trained_in.episode, generators(2))
     assert not looks.stop.any() and stops.stop.all()
     assert play(policy).glimpses.tolist() == [1] * 4
 
@@ -340,39 +343,146 @@ def test_another_backbone_is_refused(make_vector: MakeVector, save_untrained: Sa
 
 
 @pytest.mark.parametrize(
-    ("card", "complaint"),
+    ("record", "complaint"),
     [
-        ({"env": "CanViT-IN1k-v0"}, "trained in CanViT-IN1k-v0, not in CanViT-Emoji-v0"),
+        ({"env_id": "CanViT-IN1k-v0"}, "trained in CanViT-IN1k-v0, not in CanViT-Emoji-v0"),
         ({"env_kwargs": {"budget": 7}}, "budget=7, but this environment has budget=4"),
         ({"env_kwargs": {"initial_glimpse": None}}, "initial_glimpse=None"),
-        ({"env_kwargs": {"action": "cell"}}, "was trained with"),  # its network is for the box
+        ({"env_kwargs": {"action": "cell"}}, "does not fit"),  # its network is for the box
     ],
 )
 def test_another_environment_is_refused(
-    card: dict[str, Any], complaint: str, make_vector: MakeVector, save_untrained: Save
+    record: dict[str, Any], complaint: str, make_vector: MakeVector, save_untrained: Save
 ) -> None:
     env = make_vector(1)
-    directory = save_untrained(env, **card)
+    directory = save_untrained(env, **record)
     with pytest.raises(ValueError, match=complaint):
         load_policy(directory, env_id=ENV, env=env)
 
 
-def test_damaged_policies_are_refused(
-    make_vector: MakeVector, save_untrained: Save, tmp_path: Path
+def test_weights_that_are_not_the_recorded_ones_are_refused(
+    make_vector: MakeVector, save_untrained: Save
 ) -> None:
     env = make_vector(1)
     directory = save_untrained(env)
-    (directory / "policy.zip").write_bytes(b"PK half of a file")
-    with pytest.raises(ValueError, match=r"policy\.zip"):
+    weights = directory / "policy.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-3] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(
+        ValueError, match=r"policy\.safetensors holds other weights than policy\.json"
+    ):
         load_policy(directory, env_id=ENV, env=env)
-    (directory / "policy.zip").unlink()
-    with pytest.raises(FileNotFoundError, match=r"policy\.zip is missing"):
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"There is no .*policy\.safetensors"):
         load_policy(directory, env_id=ENV, env=env)
-    (directory / "policy.json").write_text(json.dumps({"env": ENV}))
-    with pytest.raises(ValueError, match="no policy card"):
+
+
+def damaged(directory: Path, **tensors: torch.Tensor | None) -> None:
+    """Write these tensors in place of the weights', None for none, with the hash of that."""
+    path, record = directory / "policy.safetensors", directory / "policy.json"
+    found = {**load_file(path), **tensors}
+    data = save({name: tensor for name, tensor in found.items() if tensor is not None})
+    path.write_bytes(data)
+    values = {**json.loads(record.read_text()), "sha256": hashlib.sha256(data).hexdigest()}
+    record.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "complaint"),
+    [
+        ({"mean.bias": None}, "mean.bias is missing"),
+        ({"more": torch.ones(1)}, "more is not part"),
+        (
+            {"mean.bias": torch.ones(4)},
+            r"mean.bias has torch.float32 \[4\], not tor",
+        ),
+        ({"mean.bias": torch.ones(3, dtype=torch.float64)}, "mean.bias has torch.float64"),
+        (
+            {"mean.bias": torch.tensor([0, torch.nan, 0])},
+            "mean.bias holds numbers that are",
+        ),
+        (
+            {"mean.bias": torch.tensor([0, torch.inf, 0])},
+            "mean.bias holds numbers that are",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    tensors: dict[str, Any], complaint: str, make_vector: MakeVector, save_untrained: Save
+) -> None:
+    env = make_vector(1)
+    directory = save_untrained(env)
+    damaged(directory, **tensors)
+    with pytest.raises(ValueError, match=complaint):
         load_policy(directory, env_id=ENV, env=env)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"network": None}, "'network' is not an object"),
+        ({"network": {}}, "no network config"),
+        ({"sha256": 7}, "'sha256' is not a text"),
+        ({"format": "other"}, "format 'other'"),
+        ({"backbone": {"name": "mini"}}, "'backbone' is no name and sha256"),
+        ({"training": []}, "'training' is not an object"),
+    ],
+)
+def test_damaged_records_are_refused(
+    changes: dict[str, Any], complaint: str, make_vector: MakeVector, save_untrained: Save
+) -> None:
+    env = make_vector(1)
+    directory = save_untrained(env)
+    path = directory / "policy.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ValueError, match=rf"policy\.json .*{complaint}.*give a directory that"):
+        load_policy(directory, env_id=ENV, env=env)
+
+
+@pytest.mark.parametrize("key", ["channels", "grid_size", "cls_dim", "action", "entropy"])
+@pytest.mark.parametrize("value", [None, -1, 2.5, "x", [], 10**9, True, {}])
+def test_absurd_networks_are_refused(
+    key: str, value: Any, make_vector: MakeVector, save_untrained: Save
+) -> None:
+    env = make_vector(1)
+    directory = save_untrained(env)
+    path = directory / "policy.json"
+    values = json.loads(path.read_text())
+    values["network"][key] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError):
+        load_policy(directory, env_id=ENV, env=env)
+
+
+def test_a_directory_that_holds_no_policy(make_vector: MakeVector, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no policy\.json"):
-        load_policy(tmp_path, env_id=ENV, env=env)
+        load_policy(tmp_path, env_id=ENV, env=make_vector(1))
+
+
+def test_the_shipped_policies_are_what_their_records_say() -> None:
+    for directory in sorted(Path(str(files("canvit_agents") / "pretrained")).iterdir()):
+        network, sha256 = load_network(directory)
+        manifests = list(directory.glob("manifest_*.json"))
+        assert manifests and network.config == read_record(directory).network
+        for manifest in manifests:
+            policies = json.loads(manifest.read_text())["policies"]
+            assert policies["pretrained"]["settings"]["sha256"] == sha256
+
+
+def test_loading_needs_no_learner(make_vector: MakeVector, save_untrained: Save) -> None:
+    """A policy plays where Stable-Baselines3 is not installed."""
+    directory = save_untrained(make_vector(1))
+    code = (
+        "import sys; sys.modules['stable_baselines3'] = None\n"
+        "from pathlib import Path\n"
+        "from canvit_agents.policies.saved import load_network\n"
+        "import canvit_agents.policies\n"
+        f"print(load_network(Path({str(directory)!r}))[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == json.loads((directory / "policy.json").read_text())["sha256"]
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -396,3 +506,45 @@ def test_an_environment_is_made_as_the_first_trained_policys_was(
     assert trained_env_kwargs(["random", directory], env_id=ENV) == {"budget": 2}
     assert trained_env_kwargs(["random", "target"], env_id=ENV) == {}
     assert list(make_policies([directory, "random"], env_id=ENV, env=env)) == [directory, "random"]
+
+
+# -- policies of one's own -------------------------------------------------------------------------
+
+
+def test_a_policy_of_ones_own(
+    make_vector: MakeVector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_looks.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import torch\n"
+        "from canvit_agents import Policy\n"
+        "from canvit_gym import Viewpoint\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Middle(Policy):\n"
+        "    scale: float = 0.5\n"
+        "    def __call__(self, episode, generators):\n"
+        "        n = episode.batch_size\n"
+        "        return Viewpoint(centers=torch.zeros(n, 2), scales=torch.full((n,), self.scale))\n"
+        "def closer(rollout):\n"
+        "    return Middle(rollout=rollout, scale=0.25)\n"
+        "def nothing(rollout):\n"
+        "    return 7\n"
+        "number = 7\n"
+    )
+    env = make_vector(1, budget=2)
+    for name, scale in (("Middle", 0.5), ("closer", 0.25)):
+        policy = make_policy(f"my_looks:{name}", env_id=ENV, env=env)
+        assert policy.settings == {"kind": "Middle", "scale": scale}
+        assert play(policy).history[:, 1:, 2].unique().tolist() == [scale]
+    for name, complaint in (
+        ("my_looks:Nobody", "can not be imported .*no attribute 'Nobody'.*give module:name"),
+        ("no_such_module:Middle", "can not be imported .*No module named 'no_such_module'"),
+        ("my_looks:number", "is 7; give a subclass of canvit_agents.Policy"),
+        ("my_looks:nothing", "made 7, which is no canvit_agents.Policy"),
+        ("my_looks:torch", "give a subclass of canvit_agents.Policy"),
+        (":x", "can not be imported"),
+        ("my_looks:", "can not be imported"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            make_policy(name, env_id=ENV, env=env)

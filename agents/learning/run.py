@@ -1,0 +1,141 @@
+"""What a training run leaves behind, whichever learner it has.
+
+A run directory holds
+
+run.json: what decides the outcome, written before anything is learned; a resumed run must agree.
+training.pt: the snapshot that a resumed run goes on from: tensors and plain values, no pickle.
+policy.safetensors, policy.json, README.md: the policy as of the last snapshot.
+curve.jsonl: a line of figures for each update up to the last one, and tensorboard/ with the same.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from canvit_agents.policies.networks import PolicyNetwork
+from canvit_agents.policies.saved import RECORD, PolicyRecord, save_policy
+from canvit_gym.files import read_json, require_writable, write_json, write_text
+from canvit_gym.model.identity import BackboneIdentity
+from canvit_gym.training.common import has_snapshot, load_snapshot, save_snapshot
+
+RUN, CURVE = "run.json", "curve.jsonl"
+
+_HINT = "choose another --out, or repeat the training there"
+
+
+class Learner(Protocol):
+    """What trains a policy on an environment, in steps that can be saved and continued.
+
+    timesteps: how many glimpses it has learned from so far, without those of a warm start.
+    """
+
+    @property
+    def timesteps(self) -> int: ...
+
+    def learn(self, total: int, run: Run) -> None:
+        """Learn until `total` glimpses, and tell the run after each update (`Run.report`)."""
+        ...
+
+    def network(self) -> PolicyNetwork:
+        """The policy as it is now, on the CPU."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values, from which `load_state_dict` goes on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run directory. settings: what decides the outcome, JSON values: env, env_kwargs, backbone,
+    algorithm, seed, hyperparameters. progress: whether bars are shown."""
+
+    out: Path
+    settings: dict[str, Any]
+    progress: bool = True
+    restored: dict[str, Any] | None = field(default=None, init=False)
+    """The snapshot to go on from, where there is one."""
+
+    @classmethod
+    def begin(
+        cls, out: Path, *, settings: dict[str, Any], resume: bool, device: str, progress: bool
+    ) -> Run:
+        """Make the directory ready, or continue the run in it.
+
+        Raises FileExistsError where it holds a run and `resume` is False, ValueError where that run
+        has other settings or is damaged, and OSError where it can not be written to.
+        """
+        require_writable(out)
+        path = out / RUN
+        if not resume and (path.exists() or has_snapshot(out) or (out / RECORD).exists()):
+            raise FileExistsError(
+                f"{out} holds a policy already, or the beginning of one; add --resume, or choose "
+                "another --out."
+            )
+        run = cls(out=out, settings=settings, progress=progress)
+        if path.exists():
+            run._require_same(read_json(path, hint=_HINT))
+        elif resume and (has_snapshot(out) or (out / RECORD).exists()):
+            raise ValueError(
+                f"{out} holds no {RUN}, which says how its policy was trained, so it can not be "
+                "resumed; choose another --out."
+            )
+        else:
+            write_json(path, settings)
+        run.restored = load_snapshot(out, settings=settings, device=device)
+        return run
+
+    def report(self, learner: Learner, figures: dict[str, float], *, save: bool) -> None:
+        """Add a line to the learning curve, and save where `save` says so."""
+        with (self.out / CURVE).open("a", encoding="utf-8") as curve:
+            curve.write(json.dumps(figures) + "\n")
+        if save:
+            self.save(learner)
+
+    def save(self, learner: Learner) -> None:
+        """Write the snapshot, then the policy."""
+        self.save_snapshot(learner=learner.state_dict())
+        network = learner.network()
+        record = PolicyRecord(
+            env=self.settings["env"],
+            env_kwargs=self.settings["env_kwargs"],
+            backbone=BackboneIdentity(**self.settings["backbone"]),
+            network=network.config,
+            training={
+                "algorithm": self.settings["algorithm"],
+                "seed": self.settings["seed"],
+                "timesteps": learner.timesteps,
+            },
+        )
+        save_policy(self.out, network, record)
+
+    def save_snapshot(self, **state: Any) -> None:
+        """Replace the snapshot by this one, whole or not at all."""
+        save_snapshot(self.out, settings=self.settings, **state)
+
+    def trim_curve(self, timesteps: int) -> None:
+        """Drop lines of the learning curve that lie after the snapshot: they come again."""
+        path = self.out / CURVE
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                before = json.loads(line)["timesteps"] <= timesteps
+            except (ValueError, KeyError, TypeError):  # a line that was cut off
+                continue
+            kept += [line + "\n"] if before else []
+        write_text(path, "".join(kept))
+
+    def _require_same(self, before: dict[str, Any]) -> None:
+        different = [key for key in self.settings if before.get(key) != self.settings[key]]
+        if different:
+            raise ValueError(
+                f"{self.out} was trained with another {' and '.join(different)}; repeat its "
+                f"settings, which are in {RUN}, to resume it, or choose another --out."
+            )

@@ -1,0 +1,71 @@
+"""The Hugging Face hub: downloads that are pinned to a commit, and uploads with a card."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """Repository and revision of "owner/name" or "owner/name@revision"; raises ValueError for
+    anything else."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(
+            f"{name!r} names nothing on the hub; give owner/name, or owner/name@revision."
+        )
+    return match["repo"], match["revision"]
+
+
+def download(repo: str, *, revision: str | None, files: Sequence[str]) -> Path:
+    """The local directory with these files of a repository, at a commit that `commit_of` tells.
+
+    Whatever the hub's library raises passes through: its kinds differ between versions.
+    """
+    from huggingface_hub import snapshot_download  # here, because most programs never need it
+
+    # Without a network this fails at once; hf_hub_download would retry for half a minute.
+    return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
+
+
+def commit_of(directory: Path) -> str | None:
+    """The commit that a downloaded directory holds; None for any other directory."""
+    is_snapshot = directory.parent.name == "snapshots" and _COMMIT.fullmatch(directory.name)
+    return directory.name if is_snapshot else None
+
+
+def upload(
+    directory: Path,
+    repo: str,
+    *,
+    files: Sequence[str],
+    private: bool = False,
+    revision: str | None = None,
+    message: str,
+) -> str:
+    """Upload these files of a directory in one commit, making the repository where there is none.
+
+    Returns the commit. Needs a token of the hub (`hf auth login`, or $HF_TOKEN).
+    Raises FileNotFoundError where one of the files is missing; nothing is uploaded then.
+    """
+    from huggingface_hub import HfApi
+
+    split_name(repo)
+    if missing := [name for name in files if not (directory / name).is_file()]:
+        raise FileNotFoundError(f"{directory} holds no {', '.join(missing)}; write it first.")
+    api = HfApi()
+    api.create_repo(repo, private=private, exist_ok=True)
+    if revision is not None:
+        api.create_branch(repo, branch=revision, exist_ok=True)
+    info = api.upload_folder(
+        repo_id=repo,
+        folder_path=directory,
+        allow_patterns=list(files),
+        revision=revision,
+        commit_message=message,
+    )
+    return str(info.oid)
