@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from canvit_agents.judging.evidence import Evidence, load_evidence
-from canvit_agents.judging.manifest import MANIFEST, describe_scenes
+from canvit_agents.judging.evidence import Evidence, printable
+from canvit_agents.judging.manifest import describe_scenes, load_policy_evidence, read_manifest
 from canvit_agents.judging.metrics import TITLES, tallies
 from canvit_agents.judging.statistics import bootstrap
 from canvit_agents.judging.summary import difference, format_interval, shown_steps
@@ -33,19 +32,15 @@ def find_run(name: str) -> Run:
     policy is unknown or not said.
     """
     directory, policy = _split(name)
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{directory} holds no {MANIFEST}; give a directory that `canvit-gym evaluate "
-            "--out DIR` wrote, with :POLICY after it where it holds several."
-        )
-    policies = json.loads(path.read_text(encoding="utf-8"))["policies"]
+    manifest = read_manifest(directory)
+    policies = manifest["policies"]
     if policy is None and len(policies) == 1:
         (policy,) = policies
-    if policy not in policies:
+    if policy is None or policy not in policies:
         what = "does not say which policy" if policy is None else f"has no policy {policy!r}"
         raise ValueError(f"{name!r} {what}; give {directory}: and one of {', '.join(policies)}.")
-    return Run(name=name, evidence=load_evidence(directory / policies[policy]["file"]))
+    evidence = load_policy_evidence(directory, manifest=manifest, name=policy)
+    return Run(name=name, evidence=evidence)
 
 
 def compare(first: Run, second: Run) -> dict[str, Any]:
@@ -91,7 +86,7 @@ def format_comparison(result: Mapping[str, Any]) -> str:
         found = {key: values[t] for key, values in result["paired"].items()}
         a, b = (values[t] for values in result["values"])
         lines.append(f"{f't{t}':4}{a:6.3f}{b:7.3f}  {format_interval(found)}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _conditions(evidence: Evidence) -> dict[str, Any]:

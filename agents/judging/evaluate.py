@@ -7,6 +7,7 @@ follows from these files alone, and manifest.json, which says what was run.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from canvit_agents.policies.base import Policy, num_glimpses
 from canvit_agents.policies.learned import LearnedPolicy
 from canvit_gym.envs.rollout import Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym.files import require_writable, write_json
 from canvit_gym.model.flops import classification_flops, glimpse_flops, segmentation_flops
 from canvit_gym.tasks.segmentation import Segmentation
 
@@ -112,6 +114,8 @@ def gather(
     progress: bool = True,
 ) -> dict[str, Evidence]:
     """What each policy does, played or, where `out` has it already, loaded."""
+    if out is not None:
+        require_writable(out)
     env, evidence = benchmark.env, {}
     peek = None if candidates is None else Peek(num_candidates=candidates, potential=env.reward)
     for name, policy in policies.items():
@@ -203,17 +207,13 @@ def flops_per_glimpse(rollout: Rollout) -> int:
     return glimpse_flops(config, glimpse_grid=patches, canvas_grid=grid) + read
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def _finished(path: Path, settings: dict[str, Any]) -> Evidence | None:
+    """The evidence that the file holds; None where it is missing, damaged or something else."""
     try:
         found = load_evidence(path)
-    except (FileNotFoundError, ValueError):
-        return None  # missing or damaged: play it again
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        warnings.warn(f"{path} is damaged, so its policy is played again.", stacklevel=3)
+        return None
     return found if found.settings == settings else None

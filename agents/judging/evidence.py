@@ -10,13 +10,18 @@ The task's outcome after the glimpse: label, prediction and correct, or the list
 union, in pixels, with an entry for each class.
 best_candidate, rank: only with `--regret`; see `Trajectories.peeks`.
 
-The file's metadata holds the settings that decide the content, and the versions that made it, as
-JSON under the key "canvit_gym".
+The file's metadata holds the settings that decide the content, the versions that made it, and a
+SHA-256 of both and of all columns, as JSON under the key "canvit_gym". Pages have checksums. So a
+file in which a bit flipped is refused wherever it is loaded.
+
+Names may hold bytes that are no UTF-8, as file names may (Python has surrogates for them); in the
+file a surrogate is written as a backslash, `u` and four digits, and so is the backslash itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from dataclasses import dataclass
@@ -25,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from canvit_gym.files import write_bytes
 from canvit_gym.scenes.base import Scene
 
 try:
@@ -41,6 +47,15 @@ _POTENTIAL = "potential_"
 _SCENE = ("scene", "scene_name", "scene_digest")
 _VIEWPOINT = ("row", "col", "scale")
 PEEKS = ("best_candidate", "rank")
+
+_MAX_STEM = 100  # file systems allow 255 bytes, and a digest and an ending come after it
+
+# What pyarrow and the code below raise for files that are something else or damaged. MemoryError
+# and OverflowError: of sizes that a damaged page states.
+_NO_EVIDENCE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError,
+    RecursionError, ZeroDivisionError, pa.ArrowException,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,36 +135,97 @@ def scene_digest(scene: Scene) -> str:
 
 def evidence_path(out: Path, settings: dict[str, Any]) -> Path:
     """Where a policy's evidence lies in a run directory: other settings, other file."""
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", settings["policy"]["name"]).strip("_.")
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    return out / f"{name}-{digest[:12]}.parquet"
+    name = file_stem(settings["policy"]["name"])
+    return out / f"{name}-{hash_of(settings)[:12]}.parquet"
+
+
+def file_stem(name: str) -> str:
+    """Part of a file name that reminds of a policy's name, which may be a path; not unique."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.")[-_MAX_STEM:]
+
+
+def printable(text: str) -> str:
+    """The text with what no terminal or page can show (parts of a path that are no UTF-8) written
+    as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def hash_of(value: Any) -> str:
+    """SHA-256 of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_evidence(path: Path, evidence: Evidence) -> None:
-    """Write the file whole or not at all."""
-    metadata = {"settings": evidence.settings, "versions": evidence.versions}
-    table = _table(evidence.seen).replace_schema_metadata({_KEY: json.dumps(metadata).encode()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    """Write the file whole or not at all; raises OSError as `canvit_gym.files.whole_file` does."""
+    table = _table(evidence.seen)
+    metadata = {
+        "settings": evidence.settings,
+        "versions": evidence.versions,
+        "sha256": _content_hash(
+            _trajectories(table), settings=evidence.settings, versions=evidence.versions
+        ),
+    }
+    table = table.replace_schema_metadata({_KEY: json.dumps(metadata).encode()})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    write_bytes(path, buffer.getvalue())
 
 
-def load_evidence(path: Path) -> Evidence:
-    """Raises FileNotFoundError, or ValueError where the file is damaged or something else."""
+def load_evidence(path: Path, *, sha256: str | None = None) -> Evidence:
+    """Load what `save_evidence` wrote.
+
+    sha256: of the file, where a manifest says it. Raises FileNotFoundError, or ValueError where the
+    file is damaged, another than the manifest's, or something else.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}; play the policy again with the same --out.")
-    try:
-        table = pq.read_table(path)
-        metadata = json.loads((table.schema.metadata or {})[_KEY])
-        return Evidence(
-            settings=metadata["settings"], versions=metadata["versions"], seen=_trajectories(table)
-        )
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    if sha256 is not None and file_sha256(path) != sha256:
         raise ValueError(
-            f"{path} holds no evidence of this version ({type(error).__name__}); play the policy "
-            "again with the same --out."
+            f"{path} is damaged or was exchanged: its SHA-256 is not the one in the manifest; play "
+            "the policy again with the same --out."
+        )
+    try:
+        # The file itself: as a data set, pyarrow would take parts of its path for columns.
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+        metadata = json.loads((table.schema.metadata or {})[_KEY])
+        settings, versions = metadata["settings"], metadata["versions"]
+        seen = _trajectories(table)
+        content = _content_hash(seen, settings=settings, versions=versions)
+        if content != metadata["sha256"]:
+            raise ValueError("its content changed after it was written")
+    except _NO_EVIDENCE as error:
+        raise ValueError(
+            f"{path} holds no evidence of this version, or is damaged ({type(error).__name__}); "
+            "play the policy again with the same --out."
         ) from error
+    return Evidence(settings=settings, versions=versions, seen=seen)
+
+
+def _content_hash(seen: Trajectories, *, settings: dict[str, Any], versions: dict[str, str]) -> str:
+    digest = hashlib.sha256(hash_of([settings, versions, seen.names, seen.digests]).encode())
+    arrays = {"scenes": seen.scenes, "viewpoints": seen.viewpoints}
+    for kind in ("potentials", "outcome", "peeks"):
+        named: dict[str, np.ndarray] = getattr(seen, kind)
+        arrays |= {f"{kind}/{name}": values for name, values in named.items()}
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _escape(name: str) -> str:
+    return re.sub(r"[\\\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", name)
+
+
+def _unescape(name: str) -> str:
+    return re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), name)
 
 
 def _table(seen: Trajectories) -> pa.Table:
@@ -161,7 +237,7 @@ def _table(seen: Trajectories) -> pa.Table:
 
     columns: dict[str, Any] = {
         "scene": np.repeat(seen.scenes, glimpses),
-        "scene_name": for_each_scene(seen.names),
+        "scene_name": for_each_scene([_escape(name) for name in seen.names]),
         "scene_digest": for_each_scene(seen.digests),
         "t": np.tile(np.arange(glimpses, dtype=np.int32), count),
     }
@@ -201,7 +277,7 @@ def _trajectories(table: pa.Table) -> Trajectories:
     known = {*_SCENE, "t", *_VIEWPOINT, *potentials, *PEEKS}
     return Trajectories(
         scenes=grid("scene")[:, 0],
-        names=of_scenes("scene_name"),
+        names=tuple(map(_unescape, of_scenes("scene_name"))),
         digests=of_scenes("scene_digest"),
         viewpoints=np.nan_to_num(np.stack([grid(axis) for axis in _VIEWPOINT], axis=-1)),
         potentials={name.removeprefix(_POTENTIAL): grid(name) for name in potentials},

@@ -8,6 +8,7 @@ between the best of the others and the oracle.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from canvit_agents.judging.evaluate import Benchmark, gather, save_results, write_json
+from canvit_agents.judging.evaluate import Benchmark, gather, save_results
+from canvit_agents.judging.evidence import hash_of
 from canvit_agents.judging.playing import batch_size, scene_indices
 from canvit_agents.judging.summary import (
     BASELINE,
@@ -34,6 +35,7 @@ from canvit_agents.policies.base import Policy, starting_full
 from canvit_agents.policies.oracle import Oracle
 from canvit_gym.envs.actions import ListedActions, tile_actions
 from canvit_gym.envs.rollout import Episode, Rollout
+from canvit_gym.files import read_json, require_writable, write_json
 from canvit_gym.geometry import Viewpoint
 from canvit_gym.scenes.base import Scenes
 
@@ -75,6 +77,8 @@ def headroom(
     `train`: scenes on which the best fixed sequence is found, as many as are judged on where there
     are so many. Files are written to `out` as `evaluate` does.
     """
+    if out is not None:
+        require_writable(out)
     env = benchmark.env
     rollout = starting_full(env.rollout)
     policies: dict[str, Policy] = {name: POLICIES[name](rollout) for name in unlearned(rollout)}
@@ -127,9 +131,8 @@ def find_fixed_sequence(
     size = batch_size(rollout, scene_size_px=scenes.size_px)
     batches = np.array_split(indices, range(size, num_scenes, size))
     chosen: list[int] = []
-    with tqdm(
-        total=rollout.budget * num_scenes, desc=FIXED, unit="scene", disable=not progress
-    ) as bar:
+    total = rollout.budget * num_scenes * len(listed)
+    with tqdm(total=total, desc=FIXED, unit="glimpse", disable=not progress) as bar:
         for _ in range(rollout.budget):
             totals = torch.zeros(len(listed), dtype=torch.float64)
             for batch in batches:
@@ -137,8 +140,10 @@ def find_fixed_sequence(
                 episode = rollout.start([scenes[int(i)] for i in batch])
                 for choice in chosen:
                     episode = rollout.look(episode, _for_all(candidates, choice, episode))
-                totals += _totals(rollout, episode, candidates=candidates, potential=potential)
-                bar.update(len(batch))
+                for i in range(len(listed)):
+                    after = rollout.look(episode, _for_all(candidates, i, episode))
+                    totals[i] += after.potentials[potential].double().sum().cpu()
+                    bar.update(len(batch))
             chosen.append(int(totals.argmax()))
     return tuple((row, col, scale) for row, col, scale in (listed[i] for i in chosen))
 
@@ -195,11 +200,8 @@ def _fixed_sequence(
     }
     searched = json.loads(json.dumps(searched, sort_keys=True, default=str))
     path = None if out is None else out / _FIXED_FILE
-    if path is not None and path.is_file():
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        if saved.get("searched") == searched:
-            viewpoints = tuple((row, col, scale) for row, col, scale in saved["viewpoints"])
-            return FixedSequence(rollout=rollout, viewpoints=viewpoints)
+    if path is not None and (found := _saved_sequence(path, searched=searched)) is not None:
+        return FixedSequence(rollout=rollout, viewpoints=found)
     viewpoints = find_fixed_sequence(
         rollout,
         scenes=train,
@@ -209,17 +211,29 @@ def _fixed_sequence(
         progress=progress,
     )
     if path is not None:
-        write_json(path, {"searched": searched, "viewpoints": viewpoints})
+        content = {"searched": searched, "viewpoints": viewpoints}
+        write_json(path, {**content, "sha256": hash_of(content)})
     return FixedSequence(rollout=rollout, viewpoints=viewpoints)
 
 
-def _totals(rollout: Rollout, episode: Episode, *, candidates: Viewpoint, potential: str) -> Tensor:
-    """The potential after each candidate, summed over scenes: float64 [candidates]."""
-    after = (
-        rollout.look(episode, _for_all(candidates, i, episode)).potentials[potential]
-        for i in range(candidates.batch_size)
-    )
-    return torch.stack([values.double().sum().cpu() for values in after])
+def _saved_sequence(
+    path: Path, *, searched: dict[str, Any]
+) -> tuple[tuple[float, float, float], ...] | None:
+    """What an earlier search in the same setting found; None where there was none, or where its
+    file is damaged, which is said."""
+    if not path.exists():
+        return None
+    fields = {"searched": dict, "viewpoints": list, "sha256": str}
+    try:
+        saved = read_json(path, fields=fields, hint="it is searched again")
+        if saved.pop("sha256") != hash_of(saved):
+            raise ValueError(f"{path} is damaged: its content changed; it is searched again.")
+    except (OSError, ValueError) as error:
+        warnings.warn(str(error), stacklevel=3)
+        return None
+    if saved["searched"] != searched:
+        return None
+    return tuple((row, col, scale) for row, col, scale in saved["viewpoints"])
 
 
 def _for_all(candidates: Viewpoint, index: int, episode: Episode) -> Viewpoint:

@@ -3,6 +3,10 @@
 Every policy may take the same number of glimpses, t0 to tT. For most t0 is the full scene; a policy
 that starts blind (`random`) chooses t0 itself and counts from there. Where one stops early, what it
 knew stays as it was until tT.
+
+The same scenes in the same batches give the same bits. In batches of another size, matrix products
+add up in another order: then numbers agree as float32 does (about 1e-5 in canvases and potentials),
+and where two choices are equally good to that precision, a policy may take the other one.
 """
 
 from __future__ import annotations
@@ -16,12 +20,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from canvit_agents.judging.evidence import Trajectories, concatenate, scene_digest
+from canvit_agents.judging.evidence import Trajectories, concatenate, printable, scene_digest
 from canvit_agents.policies.base import Policy
 from canvit_agents.policies.oracle import Oracle
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.scenes.base import Scenes
-from canvit_gym.scenes.folder import FileScenes
 
 MAX_BATCH = 128
 """Scenes side by side at most: more are no faster."""
@@ -44,26 +47,38 @@ def play(
     policy: Policy,
     *,
     scenes: Scenes,
-    num_scenes: int,
+    num_scenes: int | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
     name: str = "",
     seed: int = 0,
     peek: Peek | None = None,
     progress: bool = False,
 ) -> Trajectories:
-    """What a policy does on the first `num_scenes` scenes (see `scene_indices`).
+    """Plays a policy on scenes and returns what it did, in the order of the indices.
 
-    Chance depends on the seed, the policy's name and the scene alone.
+    Give either `num_scenes`, for as many scenes as `scene_indices` picks, or the `indices`
+    themselves, each in 0 .. len(scenes) - 1. Chance depends on the seed, the policy's name and the
+    scene alone, so parts played apart make the whole, but for rounding (see the module). The
+    progress bar counts steps: of each scene, its start and each choice of the budget.
+
+    Raises ValueError where both or neither are given, or indices are none, repeated or beyond.
     """
-    indices = scene_indices(scenes, num_scenes)
+    if (num_scenes is None) == (indices is None):
+        raise ValueError("play takes either num_scenes or indices; give one of them.")
+    if num_scenes is not None:
+        chosen = scene_indices(scenes, num_scenes)
+    else:
+        chosen = _checked_indices(indices, count=len(scenes))
     size = batch_size(policy.rollout, scene_size_px=scenes.size_px)
+    total = len(chosen) * (1 + policy.rollout.budget)
     parts = []
-    with tqdm(total=num_scenes, desc=name, unit="scene", disable=not progress) as bar:
-        for batch in np.array_split(indices, range(size, num_scenes, size)):
+    with tqdm(total=total, desc=printable(name), unit="step", disable=not progress) as bar:
+        for batch in np.array_split(chosen, range(size, len(chosen), size)):
             record = _Record(peek=peek, indices=batch, seed=seed)
             for episode in steps(policy, scenes=scenes, indices=batch, name=name, seed=seed):
                 record.add(episode, rollout=policy.rollout)
+                bar.update(len(batch))
             parts.append(record.trajectories())
-            bar.update(len(batch))
     return concatenate(parts)
 
 
@@ -111,19 +126,29 @@ def _going(rollout: Rollout, episode: Episode) -> list[int]:
 def scene_indices(scenes: Scenes, num_scenes: int) -> np.ndarray:
     """Which scenes are played: the same for every policy, int64 [num_scenes], ascending.
 
-    Generated scenes are alike, so the first ones are taken; folders are sorted, by class or by
-    origin, so their pictures are taken evenly spaced.
+    Scenes that say `exchangeable = True`, such as generated ones, are alike wherever one looks, so
+    the first ones are taken. All others may be sorted, by class or by origin, so they are taken
+    evenly spaced.
     """
     if not 1 <= num_scenes <= len(scenes):
         raise ValueError(
             f"{num_scenes} scenes were asked for, but there are {len(scenes)}; "
             f"give a number from 1 to {len(scenes)}."
         )
-    source = scenes
-    while hasattr(source, "scenes"):  # a cache of them, say
-        source = source.scenes
     indices = np.arange(num_scenes)
-    return indices * len(scenes) // num_scenes if isinstance(source, FileScenes) else indices
+    exchangeable = getattr(scenes, "exchangeable", False) is True
+    return indices if exchangeable else indices * len(scenes) // num_scenes
+
+
+def _checked_indices(indices: Sequence[int] | np.ndarray | None, *, count: int) -> np.ndarray:
+    given = np.asarray(indices)
+    whole = given.ndim == 1 and given.size > 0 and np.issubdtype(given.dtype, np.integer)
+    if not whole or len(np.unique(given)) < len(given) or given.min() < 0 or given.max() >= count:
+        raise ValueError(
+            f"indices must be different integers from 0 to {count - 1}, at least one; give which "
+            "of the scenes to play."
+        )
+    return given.astype(np.int64)
 
 
 def batch_size(rollout: Rollout, *, scene_size_px: int) -> int:
@@ -142,7 +167,9 @@ def batch_size(rollout: Rollout, *, scene_size_px: int) -> int:
 
 
 def _generator(seed: int, name: str, scene: int) -> torch.Generator:
-    words = np.random.SeedSequence([seed, crc32(name.encode()), scene]).generate_state(1, np.uint64)
+    words = np.random.SeedSequence(
+        [seed, crc32(name.encode("utf-8", "surrogateescape")), scene]
+    ).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0]))
 
 

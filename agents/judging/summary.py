@@ -1,4 +1,8 @@
-"""What came out: metrics after each glimpse, paired differences, scanpaths, and a table of them."""
+"""What came out: metrics after each glimpse, paired differences, scanpaths, and a table of them.
+
+A summary follows from the evidence to the bit. Evidence itself is equal to the bit only where the
+same machine plays the same batches; see `judging.playing`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from canvit_agents.judging.anytime import glimpses_after, stop_when_sure
-from canvit_agents.judging.evidence import Evidence, Trajectories
+from canvit_agents.judging.evidence import Evidence, Trajectories, printable
 from canvit_agents.judging.metrics import TITLES, tallies
 from canvit_agents.judging.statistics import (
     Bootstrap,
@@ -208,7 +212,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
         lines.append(line)
     for name, found in summary.get("share_of_the_way", {}).items():
         lines += ["", f"{name}: {format_share(found)}"]
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def stops(row: Mapping[str, Any]) -> bool:

@@ -67,6 +67,10 @@ class Scenes(Protocol):
     class_names: what `Scene.label` indexes; () where scenes have no class.
     mask_class_names: what mask values index; () where scenes have no masks.
 
+    Scenes may also have `exchangeable = True`, which says that any run of indices is as good a
+    sample as another, as of generated scenes. Evaluation takes the first ones of such scenes, and
+    evenly spaced ones of all others, which may be sorted.
+
     `scenes[index]` takes 0 .. len - 1, returns equal scenes for equal indices whatever was asked
     before, and raises IndexError beyond that range. Threads may ask at the same time.
     """

@@ -65,6 +65,7 @@ class EmojiScenes:
     """
 
     size_px: int = SIZE_PX
+    exchangeable = True
     class_names: tuple[str, ...] = ANIMALS
     mask_class_names: tuple[str, ...] = MASK_CLASS_NAMES
 

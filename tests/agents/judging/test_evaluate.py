@@ -35,6 +35,7 @@ from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import OFFICIAL_GLIMPSE, Viewpoint
 from canvit_gym.model.flops import glimpse_flops
 from canvit_gym.scenes.base import Scene
+from canvit_gym.scenes.cache import CachedScenes
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.scenes.folder import FolderScenes
 
@@ -134,6 +135,49 @@ def test_chance_depends_on_the_scene_and_not_on_its_company(
     assert len(np.unique(whole.viewpoints[:, 0, 2])) == 7
     monkeypatch.setattr(canvit_agents.judging.playing, "MAX_BATCH", 3)
     assert same(played(), whole)
+
+
+def test_scenes_may_be_given_by_their_indices(
+    benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, scenes = POLICIES["random"](benchmark.env.rollout), benchmark.env.scenes
+    whole = play(policy, scenes=scenes, num_scenes=6, name="random")
+    first = play(policy, scenes=scenes, indices=[4, 0], name="random")
+    assert first.scenes.tolist() == [4, 0]
+    np.testing.assert_array_equal(first.viewpoints, whole.viewpoints[[4, 0]])
+    assert first.digests == (whole.digests[4], whole.digests[0])
+    for wrong in ([], [0, 0], [-1], [len(scenes)], [0.5], [[0]]):
+        with pytest.raises(ValueError, match="indices must be different integers"):
+            play(policy, scenes=scenes, indices=wrong)  # type: ignore[arg-type]
+    for both in ({}, {"num_scenes": 1, "indices": [0]}):
+        with pytest.raises(ValueError, match="either num_scenes or indices"):
+            play(policy, scenes=scenes, **both)
+
+
+class Sorted:
+    """Somebody's own scenes, which say nothing of themselves."""
+
+    def __len__(self) -> int:
+        return 10
+
+
+def test_foreign_scenes_are_spread_unless_they_are_exchangeable() -> None:
+    foreign: Any = Sorted()
+    assert scene_indices(foreign, 3).tolist() == [0, 3, 6]
+    foreign.exchangeable = True
+    assert scene_indices(foreign, 3).tolist() == [0, 1, 2]
+    cached = CachedScenes(EmojiScenes(split="test"), max_bytes=1)
+    assert scene_indices(cached, 3).tolist() == [0, 1, 2]
+
+
+def test_places_that_can_not_be_written_are_found_out_first(
+    benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(canvit_agents.judging.evaluate, "play", None)  # nothing is played
+    for out in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(OSError, match=f"^{out} can not be written: .*choose another place"):
+            run(quick(benchmark), benchmark, out=out)
 
 
 class Wrapped:
@@ -423,7 +467,8 @@ def test_a_damaged_file_is_played_anew(
     before = run(policies, benchmark, out=tmp_path, num_scenes=2)
     (saved,) = tmp_path.glob("*.parquet")
     saved.write_bytes(saved.read_bytes()[:100])
-    assert run(policies, benchmark, out=tmp_path, num_scenes=2) == before
+    with pytest.warns(UserWarning, match="is damaged, so its policy is played again"):
+        assert run(policies, benchmark, out=tmp_path, num_scenes=2) == before
     assert plays == ["target", "target"]
 
 

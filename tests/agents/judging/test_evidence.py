@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,12 +19,14 @@ from canvit_agents.judging.evidence import (
     Evidence,
     concatenate,
     evidence_path,
+    file_sha256,
     load_evidence,
     save_evidence,
     scene_digest,
 )
 from canvit_agents.judging.manifest import make_manifest, versions
-from canvit_agents.judging.summary import summarize
+from canvit_agents.judging.summary import format_table, summarize
+from canvit_gym.files import write_json
 from canvit_gym.scenes.base import Scene
 
 PEEKS = {
@@ -109,6 +114,72 @@ def test_what_is_no_evidence_is_refused(tmp_path: Path) -> None:
         load_evidence(path)
 
 
+@pytest.mark.parametrize("evidence", [CLASSIFIED, PEEKED, STOPPED, SEGMENTED])
+def test_a_flipped_bit_is_never_used_as_if_true(evidence: Evidence, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    save_evidence(path, evidence)
+    whole, digest, true = path.read_bytes(), file_sha256(path), load_evidence(path)
+    rng = np.random.default_rng(0)
+    refused = 0
+    for bit in rng.choice(8 * len(whole), size=150, replace=False):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="SHA-256 is not the one in the manifest"):
+            load_evidence(path, sha256=digest)
+        try:  # without a manifest, as `evaluate --out` does after an interruption
+            found = load_evidence(path)
+        except ValueError as error:
+            assert "holds no evidence of this version, or is damaged" in str(error)
+            refused += 1
+        else:
+            assert same(vars(found.seen), vars(true.seen))
+            assert (found.settings, found.versions) == (true.settings, true.versions)
+    assert refused > 0
+
+
+@pytest.mark.parametrize("folder", ["t=3", "row=0.5", "scene=1/t=0", "a b", "{x}", "*", "%41", "~"])
+def test_the_path_is_no_part_of_what_was_seen(folder: str, tmp_path: Path) -> None:
+    path = tmp_path / folder / "a.parquet"
+    save_evidence(path, CLASSIFIED)
+    assert same(vars(load_evidence(path).seen), vars(CLASSIFIED.seen))
+
+
+def test_names_that_are_no_text_come_back(tmp_path: Path) -> None:
+    names = (os.fsdecode(b"caf\xe9/\xff.png"), r"a\udce9", "ä\\\\🐈")
+    odd = {"policy": CLASSIFIED.settings["policy"] | {"name": os.fsdecode(b"runs/\xe9")}}
+    evidence = replace(
+        CLASSIFIED,
+        settings=CLASSIFIED.settings | odd,
+        seen=replace(CLASSIFIED.seen, names=names),
+    )
+    path = evidence_path(tmp_path, evidence.settings)
+    save_evidence(path, evidence)
+    loaded = load_evidence(path)
+    assert loaded.seen.names == names and loaded.settings == evidence.settings
+    name = evidence.settings["policy"]["name"]
+    summary = summarize({name: loaded})
+    write_json(tmp_path / "summary.json", summary)
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert r"runs/\udce9" in format_table(summary).encode("utf-8").decode()
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_evidence(tmp_path / "a.parquet", CLASSIFIED)
+
+    def full(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"b\.parquet can not be written: No space .*free some"):
+        save_evidence(tmp_path / "b.parquet", PEEKED)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+    assert same(vars(load_evidence(tmp_path / "a.parquet").seen), vars(CLASSIFIED.seen))
+
+
 def test_other_settings_are_other_files() -> None:
     settings = CLASSIFIED.settings
     path = evidence_path(Path("out"), settings)
@@ -117,6 +188,8 @@ def test_other_settings_are_other_files() -> None:
     assert evidence_path(Path("out"), settings | {"seed": 1}) != path
     odd = settings | {"policy": settings["policy"] | {"name": "../my runs/emoji"}}
     assert evidence_path(Path("out"), odd).name.startswith("my_runs_emoji-")
+    long = settings | {"policy": settings["policy"] | {"name": "runs/" * 100}}
+    assert len(evidence_path(Path("out"), long).name) < 200
 
 
 def test_parts_make_a_whole() -> None:
@@ -145,7 +218,11 @@ def test_a_scene_is_known_by_its_content() -> None:
 
 def manifest(*evidence: Evidence) -> dict[str, Any]:
     named = {e.settings["policy"]["name"]: e for e in evidence}
-    return make_manifest(named, files={name: Path("out") / f"{name}.parquet" for name in named})
+    with TemporaryDirectory() as out:
+        files = {name: Path(out) / f"{name}.parquet" for name in named}
+        for name, path in files.items():
+            save_evidence(path, named[name])
+        return make_manifest(named, files=files)
 
 
 def with_settings(evidence: Evidence, **changes: Any) -> Evidence:

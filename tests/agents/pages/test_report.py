@@ -757,11 +757,11 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     summary["policies"] = {name: {} for name in ("runs/mine", "full_then_random")}
     del summary["gflops_per_glimpse"]
     (directory / "summary.json").write_text(json.dumps(summary))
-    assert "holds no run of this version (KeyError: 'gflops" in refused(str(directory))
+    assert "summary.json is damaged: it has no 'gflops_per_glimpse'" in refused(str(directory))
     (directory / "manifest.json").write_text("{}")
-    assert "holds no run of this version" in refused(str(directory))
+    assert "manifest.json is damaged: it has no 'hash'" in refused(str(directory))
     (directory / "manifest.json").write_text("no JSON")
-    assert "is no JSON" in refused(str(directory))
+    assert "manifest.json is damaged" in refused(str(directory))
     for usage in (["report"], ["report", "x", "--episodes", "-1"]):
         with pytest.raises(SystemExit):
             main(usage)
