@@ -80,7 +80,11 @@ def read_json(path: Path, *, fields: Mapping[str, Kind] | None = None, hint: str
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise ValueError(f"it is larger than {_MAX_JSON_BYTES} bytes")
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        values = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_without_repeats,
+        )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"There is no {path}; {hint}.") from error
     except OSError as error:
@@ -162,6 +166,15 @@ def _remove(path: Path) -> None:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"it holds {name}, which is no number")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{repeated!r} is there more than once")
+    return values
 
 
 def _is(value: Any, kind: Kind) -> bool:

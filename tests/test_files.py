@@ -89,3 +89,10 @@ def test_json_has_no_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         write_json(tmp_path / "x.json", {"a": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_field_given_twice_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "twice.json"
+    path.write_text('{"a": {"b": 1, "c": 2, "b": 3}}')
+    with pytest.raises(ValueError, match=r"twice\.json is damaged: 'b' is there more than once; x"):
+        read_json(path, hint="x")

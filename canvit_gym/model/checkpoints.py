@@ -29,7 +29,7 @@ from canvit_gym.checkpoint_ids import (  # noqa: F401 - offered here too
     IN1K_FINETUNED,
     IN1K_PROBE,
 )
-from canvit_gym.files import write_bytes, write_text
+from canvit_gym.files import read_json, write_bytes, write_text
 from canvit_gym.hub import download, upload
 from canvit_gym.model.legacy import is_legacy, upgrade_config, upgrade_tensors
 
@@ -41,6 +41,10 @@ EMBEDDED = {"mini": "mini", "mini-seg-probe": "mini_seg_probe"}
 """Checkpoints that the package itself brings: their directories in `assets`, by name."""
 
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
+_VARIANCES = ("running_var", "standardizer.var")
+_MAX_SIZE = 2**20
+"""Largest number in a config, far above any model's."""
+
 _HUB_NAME = re.compile(r"(?P<repo>(\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 # Fields that give a config away, and what it is.
@@ -240,10 +244,12 @@ def load_model(
     try:
         config = upgrade_config(config) if legacy else config
         model_class = _recognise(config, model_classes)
+        arguments = model_class.arguments_from(config)
+        _require_sizes({field: config[field] for field in model_class.config_fields})
         # On the meta device nothing is allocated or drawn at random only to be overwritten.
         with torch.device("meta"):
-            model = model_class(**model_class.arguments_from(config))
-    except ValueError as error:
+            model = model_class(**arguments)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: more elements than torch can count
         raise InvalidCheckpoint(f"{directory / _CONFIG}: {error}") from error
 
     tensors = _read_tensors(directory)
@@ -257,11 +263,9 @@ def load_model(
             "Download the checkpoint again, or check that both files are of the same one."
         )
     # Copied, because `load_file` maps the file: whoever changed it would change the model.
-    own = {
-        key: tensor.to(device=device, dtype=wanted[key].dtype, copy=True)
-        for key, tensor in tensors.items()
-    }
-    model.load_state_dict(own, assign=True)
+    own = {key: tensor.to(dtype=wanted[key].dtype, copy=True) for key, tensor in tensors.items()}
+    _require_plausible(own, directory / _WEIGHTS)
+    model.load_state_dict({key: tensor.to(device) for key, tensor in own.items()}, assign=True)
     return model.eval()
 
 
@@ -286,7 +290,9 @@ def load_probe(name: str | Path) -> tuple[Tensor, Tensor]:
             f"{directory / _WEIGHTS} is no linear probe: it holds {len(tensors)} tensors, first "
             f"{', '.join(shown)}; give one with weight [classes, features] and bias [classes]."
         )
-    return weight.to(torch.float32, copy=True), bias.to(torch.float32, copy=True)
+    own = {"weight": weight.to(torch.float32, copy=True), "bias": bias.to(torch.float32, copy=True)}
+    _require_plausible(own, directory / _WEIGHTS)
+    return own["weight"], own["bias"]
 
 
 def save_model(
@@ -302,9 +308,9 @@ def save_model(
         raise ValueError(
             f"extra_config has {', '.join(taken)}, which the model itself says; rename them."
         )
-    text = json.dumps(config | dict(extra_config or {}), indent=2) + "\n"
+    # Before anything is written: what JSON has no form for must not leave half a checkpoint.
+    text = json.dumps(config | dict(extra_config or {}), indent=2, allow_nan=False) + "\n"
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-
     directory = Path(directory)
     write_bytes(directory / _WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_text(directory / _CONFIG, text)
@@ -323,22 +329,20 @@ def _require(directory: Path, file_name: str) -> Path:
 def _read_config(directory: Path) -> dict[str, Any]:
     path = _require(directory, _CONFIG)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSON's and Unicode's errors are both ValueErrors
-        raise InvalidCheckpoint(f"{path} is no valid JSON ({error}); download it again.") from error
-    if not isinstance(config, dict):
-        raise InvalidCheckpoint(f"{path} holds no JSON object; download it again.")
-    return config
+        return read_json(path, hint="a config is a JSON object, so download it again")
+    except ValueError as error:
+        raise InvalidCheckpoint(str(error)) from error
 
 
 def _read_tensors(directory: Path) -> dict[str, Tensor]:
     path = _require(directory, _WEIGHTS)
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise InvalidCheckpoint(
             f"{path} is truncated or no safetensors file ({error}); download it again."
         ) from error
+    return tensors
 
 
 def _recognise(config: Mapping[str, Any], model_classes: Sequence[type[ModelT]]) -> type[ModelT]:
@@ -357,6 +361,36 @@ def _recognise(config: Mapping[str, Any], model_classes: Sequence[type[ModelT]])
             found = f"a config without {', '.join(missing)}" if own else what
     wanted = (f"a {c.__name__} has {', '.join(c.config_fields)}" for c in model_classes)
     raise ValueError(f"this is {found}; {'; '.join(wanted)}.")
+
+
+def _require_sizes(fields: Mapping[str, Any]) -> None:
+    """Raise ValueError where a number is larger than any model's, before tensors are made of it."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            _require_sizes(value)
+        elif isinstance(value, int) and abs(value) > _MAX_SIZE:
+            raise ValueError(
+                f"{name} is {value if abs(value) < 10**18 else 'a number of many digits'}, but no"
+                f" CanViT has sizes above {_MAX_SIZE}; download it again."
+            )
+
+
+def _require_plausible(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise InvalidCheckpoint where values can not be those of a trained model.
+
+    They would load, and every belief and reward would be NaN.
+    """
+    problems = []
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            problems.append(f"{key} holds NaN or infinite values")
+        elif key.endswith(_VARIANCES) and bool((tensor < 0).any()):
+            problems.append(f"{key} holds negative variances")
+    if problems:
+        raise InvalidCheckpoint(
+            f"{path} is damaged: {len(problems)} tensors hold impossible values, first"
+            f" {'; '.join(problems[:3])}. Download the checkpoint again."
+        )
 
 
 def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:

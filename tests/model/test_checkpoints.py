@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from canvit_gym.model.checkpoints import (
     CheckpointNotFound,
     InvalidCheckpoint,
     checkpoint_sha256,
+    load_probe,
     resolve_checkpoint,
 )
 from canvit_gym.model.config import CanViTConfig
@@ -31,8 +33,10 @@ from canvit_gym.model.heads import (
     CanViTForPretraining,
     CanViTWithHead,
 )
+from canvit_gym.model.segmentation import SegmentationProbe
 
 CLASSES = 5
+WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -707,3 +711,109 @@ def test_canvit_b_loads_without_a_detour(tmp_path: Path) -> None:
     assert sum(p.numel() for p in loaded.canvit.parameters()) == 95_157_248
     for key, tensor in model.canvit.state_dict().items():
         assert torch.equal(tensor, loaded.canvit.state_dict()[key]), key
+
+
+# -- damage ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", ["classifier", "old format", "segmentation probe", "linear probe"])
+def test_values_that_are_no_numbers_are_refused_by_name(
+    tmp_path: Path, kind: str, value: float
+) -> None:
+    load: Callable[[Path], Any]
+    if kind == "classifier":
+        classifier().save_pretrained(tmp_path)
+        load, key = CanViTForImageClassification.from_pretrained, "readout.proj.weight"
+    elif kind == "old format":
+        write_old_format(tmp_path, pretraining())
+        load, key = CanViTForPretraining.from_pretrained, "scene_cls_head.proj.weight"
+    elif kind == "segmentation probe":
+        SegmentationProbe(embed_dim=8, num_classes=3, dropout=0.1, use_ln=True).save_pretrained(
+            tmp_path
+        )
+        load, key = SegmentationProbe.from_pretrained, "bn.running_mean"
+    else:
+        save_file({"weight": torch.ones(3, 8), "bias": torch.ones(3)}, tmp_path / WEIGHTS)
+        load, key = load_probe, "weight"
+    tensor = load_file(tmp_path / WEIGHTS)[key].clone()
+    tensor.view(-1)[-1] = value
+    edit_tensors(tmp_path, **{key.replace(".", "__"): tensor})
+    with pytest.raises(InvalidCheckpoint, match=r"safetensors is damaged: 1 tensors .* NaN or inf"):
+        load(tmp_path)
+
+
+def test_numbers_too_large_for_float32_are_refused(tmp_path: Path) -> None:
+    classifier().save_pretrained(tmp_path)
+    edit_tensors(tmp_path, readout__proj__bias=torch.full((CLASSES,), 1e300, dtype=torch.float64))
+    with pytest.raises(InvalidCheckpoint, match=r"readout\.proj\.bias holds NaN or infinite"):
+        CanViTForImageClassification.from_pretrained(tmp_path)
+
+
+def test_negative_variances_are_refused(tmp_path: Path) -> None:
+    SegmentationProbe(embed_dim=8, num_classes=3, dropout=0.1, use_ln=True).save_pretrained(
+        tmp_path / "probe"
+    )
+    edit_tensors(tmp_path / "probe", bn__running_var=torch.full((8,), -0.5))
+    with pytest.raises(InvalidCheckpoint, match=r"bn\.running_var holds negative variances"):
+        SegmentationProbe.from_pretrained(tmp_path / "probe")
+    pretraining().save_pretrained(tmp_path / "model")
+    variance = load_file(tmp_path / "model" / WEIGHTS)["teacher_cls_standardizer.var"].clone()
+    variance[0, 0] = -1e-3
+    edit_tensors(tmp_path / "model", teacher_cls_standardizer__var=variance)
+    with pytest.raises(InvalidCheckpoint, match=r"standardizer\.var holds negative variances"):
+        CanViTForPretraining.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_classes": 10**12},
+        {"n_classes": 10**30},
+        {"canvit_config": {"backbone_name": "mini8", "canvas_num_heads": 10**9}},
+        {"canvit_config": {"backbone_name": "mini8", "num_canvas_registers": 2**63}},
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_made(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    classifier().save_pretrained(tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(InvalidCheckpoint, match=r"config\.json: .* no CanViT has sizes above"):
+        CanViTForImageClassification.from_pretrained(tmp_path)
+
+
+def test_a_field_given_twice_is_refused(tmp_path: Path) -> None:
+    classifier().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace("{", '{"n_classes": 7,', 1))
+    with pytest.raises(InvalidCheckpoint, match=r"'n_classes' is there more than once.*download"):
+        CanViTForImageClassification.from_pretrained(tmp_path)
+
+
+def test_damaged_bytes_are_refused_or_load_as_numbers(tmp_path: Path) -> None:
+    """Bytes changed at random: one sentence that names the file, or a model of finite values."""
+    source, damaged = tmp_path / "whole", tmp_path / "damaged"
+    SegmentationProbe(embed_dim=8, num_classes=3, dropout=0.1, use_ln=True).save_pretrained(source)
+    files = {name: (source / name).read_bytes() for name in ("config.json", WEIGHTS)}
+    damaged.mkdir()
+    rng = Random(0)
+    refused = 0
+    for _ in range(300):
+        name = rng.choice(list(files))
+        data = {key: bytearray(value) for key, value in files.items()}
+        for _ in range(rng.randint(1, 3)):
+            data[name][rng.randrange(len(data[name]))] = rng.randrange(256)
+        if rng.random() < 0.2:
+            del data[name][rng.randrange(len(data[name])) :]
+        for key, value in data.items():
+            (damaged / key).unlink(missing_ok=True)
+            (damaged / key).write_bytes(value)
+        try:
+            probe = SegmentationProbe.from_pretrained(damaged)
+        except InvalidCheckpoint as error:
+            refused += 1
+            assert name in str(error) and "\n" not in str(error)
+        else:
+            assert all(tensor.isfinite().all() for tensor in probe.state_dict().values())
+    assert 100 < refused < 300

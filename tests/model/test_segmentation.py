@@ -501,7 +501,11 @@ def test_impossible_probes_are_refused(
     edit_config(tmp_path / "probe", **changes)
     with pytest.raises(InvalidCheckpoint) as caught:
         SegmentationProbe.from_pretrained(tmp_path / "probe")
-    assert f"config.json: {message}" in str(caught.value)
+    if changes.get("dropout") != changes.get("dropout"):  # NaN is no JSON
+        message = "config.json is damaged: it holds NaN"
+    else:
+        message = f"config.json: {message}"
+    assert message in str(caught.value)
 
 
 def test_an_integer_zero_is_no_dropout(tmp_path: Path) -> None:
