@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SAME_PLACE = 1e-4
+"""Rows, columns and scales closer than this, in scene units, are the same: float32 arithmetic on
+them rounds by some 1e-7, and a pixel of the largest scenes is wider."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Viewpoint:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from canvit_gym.geometry import SAME_PLACE
+
 SCALE_EDGES = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Lower ends of the histogram's bins, upper ends excluded; the last one is the full scene's."""
 
 ENTROPY_GRID = 8
 """Cells on a side of the grid over which `viewpoint_entropy` counts centres."""
-
-_SAME = 1e-4  # two numbers closer than this, in scene units, are the same
 
 
 def measures(viewpoints: np.ndarray, *, initial_glimpse: bool) -> dict[str, np.ndarray]:
@@ -78,8 +78,8 @@ def revisits(viewpoints: np.ndarray) -> np.ndarray:
     one glimpse."""
     centers, scales = viewpoints[..., :2].astype(np.float64), viewpoints[..., 2].astype(np.float64)
     distance = np.abs(centers[..., :, None, :] - centers[..., None, :, :]).max(axis=-1)
-    inside = distance <= scales[..., None, :] + _SAME  # [..., later, earlier]
-    as_close = scales[..., None, :] <= scales[..., :, None] + _SAME
+    inside = distance <= scales[..., None, :] + SAME_PLACE  # [..., later, earlier]
+    as_close = scales[..., None, :] <= scales[..., :, None] + SAME_PLACE
     earlier = np.tri(viewpoints.shape[-2], k=-1, dtype=bool)
     again = (inside & as_close & earlier).any(axis=-1)
     return _mean_taken(again[..., 1:], _taken(viewpoints)[..., 1:])
@@ -111,7 +111,7 @@ def viewpoint_entropy(viewpoints: np.ndarray, *, grid: int = ENTROPY_GRID) -> np
 def scale_histogram(viewpoints: np.ndarray) -> np.ndarray:
     """Share of the glimpses in each bin of SCALE_EDGES: float64 [..., bins], sums to 1, or to 0
     where there is no glimpse."""
-    scales = viewpoints[..., 2].astype(np.float64) + _SAME  # 0.49999997 is a half
+    scales = viewpoints[..., 2].astype(np.float64) + SAME_PLACE  # 0.49999997 is a half
     bins = np.searchsorted(SCALE_EDGES, scales, side="right") - 1
     return _shares(bins, _taken(viewpoints), bins=len(SCALE_EDGES))
 

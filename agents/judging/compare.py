@@ -10,11 +10,9 @@ from typing import Any
 from canvit_agents.judging.evidence import Evidence, printable
 from canvit_agents.judging.manifest import describe_scenes, load_policy_evidence, read_manifest
 from canvit_agents.judging.metrics import TITLES, tallies
+from canvit_agents.judging.settings import TOLD
 from canvit_agents.judging.statistics import bootstrap
 from canvit_agents.judging.summary import difference, format_interval, shown_steps
-
-_WORTH_TELLING = ("env", "split", "seed", "potential", "precision", "glimpse")
-"""Settings in which runs may differ and still be compared, but which a reader must know of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +63,7 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
         "values": [tally.value.tolist(), other_tally.value.tolist()],
         "glimpses": [float(e.seen.taken.sum(axis=1).mean()) for e in (one, other)],
         "paired": difference(bootstrap(tally), bootstrap(other_tally)),
-        "differ_in": [key for key in _WORTH_TELLING if one.settings[key] != other.settings[key]],
+        "differ_in": [key for key in TOLD if one.settings[key] != other.settings[key]],
     }
 
 

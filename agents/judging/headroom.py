@@ -33,6 +33,7 @@ from canvit_agents.judging.summary import (
 from canvit_agents.policies import POLICIES
 from canvit_agents.policies.base import Policy, starting_full
 from canvit_agents.policies.oracle import Oracle
+from canvit_agents.policies.quadtree import tiles_keep_cells_whole
 from canvit_gym.envs.actions import ListedActions, tile_actions
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.files import read_json, require_writable, write_json
@@ -111,7 +112,7 @@ def unlearned(rollout: Rollout) -> list[str]:
     """The names of the policies that know neither labels nor other scenes, as far as they can be
     played here: entropy needs a decoded canvas whose cells no tile cuts."""
     size = rollout.glimpse.canvas_grid_size
-    guided = rollout.task.decodes_canvas and size & (size - 1) == 0
+    guided = rollout.task.decodes_canvas and tiles_keep_cells_whole(size)
     return [*_UNLEARNED, *([_GUIDED] if guided else [])]
 
 

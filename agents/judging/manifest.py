@@ -17,6 +17,7 @@ from canvit_agents.judging.evidence import (
     hash_of,
     load_evidence,
 )
+from canvit_agents.judging.settings import decides
 from canvit_gym.files import read_json
 
 MANIFEST = "manifest.json"
@@ -30,13 +31,6 @@ _FIELDS = {
 _PACKAGES = ("canvit-gym", "torch", "numpy", "gymnasium")
 
 _MANY_SCENES = 1000  # of more, or of all in a row, only the range is listed
-
-# Not part of the hash: what is noted beside the result, what names the policies, and what keyword
-# arguments lead to is there itself (pictures, weights, numbers of glimpses, how they are scored).
-# FLOPs follow from the weights.
-_NOT_DECIDING = (
-    "candidates", "policy", "env_kwargs", "budget", "num_scenes", "backbone", "flops_per_glimpse",
-)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -61,7 +55,7 @@ def make_manifest(evidence: Mapping[str, Evidence], *, files: Mapping[str, Path]
     settings = {key: value for key, value in first.settings.items() if key != "policy"}
     scenes = describe_scenes(first.seen)
     deciding = {
-        **{key: value for key, value in settings.items() if key not in _NOT_DECIDING},
+        **{key: value for key, value in settings.items() if decides(key)},
         "backbone": settings["backbone"]["sha256"],
         "scenes": scenes["sha256"],
     }

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from canvit_gym.envs.actions import cell_actions
 from canvit_gym.errors import require_choice
-from canvit_gym.geometry import grid_centers
+from canvit_gym.geometry import SAME_PLACE, grid_centers
 
-_SAME = 1e-4  # two viewpoints closer than this, in scene units, are the same
 NEVER = -1e4  # a logit whose probability is 0
 
 NamesPlaces = Literal["cell", "box"]
@@ -167,7 +166,7 @@ def taken_maps(viewpoints: Tensor, cells: Tensor, *, grid_size: int) -> Tensor:
     """Which cell actions were taken: [B, T, 4], cells [scales * grid^2, 3] -> float32
     [B, scales, grid, grid], 1 where one of the glimpses was that very viewpoint, else 0."""
     apart = (viewpoints[:, :, None, :3] - cells).abs().amax(dim=-1)
-    taken = (apart < _SAME) & (viewpoints[:, :, None, 3] > 0)
+    taken = (apart < SAME_PLACE) & (viewpoints[:, :, None, 3] > 0)
     num_scales = len(cells) // grid_size**2
     return taken.any(dim=1).float().unflatten(1, (num_scales, grid_size, grid_size))
 

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from canvit_agents.policies.base import Policy
 from canvit_gym.envs.rollout import Episode
-from canvit_gym.geometry import Viewpoint, grid_centers
-
-_SAME = 1e-4  # two viewpoints closer than this, in scene units, are the same tile
+from canvit_gym.geometry import SAME_PLACE, Viewpoint, grid_centers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +56,7 @@ class EntropyCoarseToFine(Policy):
                 "has none; leave that policy out, or use CanViT-EmojiSeg-v0 or CanViT-ADE20K-v0."
             )
         size = self.rollout.glimpse.canvas_grid_size
-        if size & (size - 1):
+        if not tiles_keep_cells_whole(size):
             raise ValueError(
                 f"'entropy_coarse_to_fine' was given a canvas grid of {size}; it needs a power of "
                 "two, such as 32, so leave that policy out or set canvas_grid_size."
@@ -69,6 +67,12 @@ class EntropyCoarseToFine(Policy):
         entropy = self.rollout.task.entropy_map(episode.belief).cpu()
         scores = mean_over_tiles(entropy, tiles)
         return _best(scores, tiles=tiles, order=levels, episode=episode)
+
+
+def tiles_keep_cells_whole(canvas_grid_size: int) -> bool:
+    """Whether no tile of the quadtree cuts a canvas cell that is smaller than it: the side is a
+    power of two."""
+    return canvas_grid_size & (canvas_grid_size - 1) == 0
 
 
 def mean_over_tiles(maps: Tensor, tiles: Tensor) -> Tensor:
@@ -111,4 +115,4 @@ def quadtree(*, min_tiles: int) -> tuple[Tensor, Tensor]:
 def was_visited(tiles: Tensor, *, history: Tensor) -> Tensor:
     """Which tiles [N, 3] are among an episode's glimpses: bool [B, N]. Unused rows of the history
     have scale 0, which no tile has."""
-    return ((history[:, :, None] - tiles).abs() < _SAME).all(dim=-1).any(dim=1)
+    return ((history[:, :, None] - tiles).abs() < SAME_PLACE).all(dim=-1).any(dim=1)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from canvit_agents.judging.evaluate import Benchmark, make_benchmark, settings_of
 from canvit_agents.judging.evidence import Evidence, scene_digest
 from canvit_agents.judging.playing import batch_size
+from canvit_agents.judging.settings import REPLAYED
 from canvit_agents.pages.report.saved import SavedRun
 from canvit_agents.pages.web.steps import Step, describe_step
 from canvit_agents.policies.base import starting_blind, starting_full
@@ -37,9 +38,6 @@ SAME = 1e-5
 """Potentials closer than this differ by rounding."""
 
 _MAP_GRID = 8  # cells on a side at most: every one costs a glimpse for each scale
-
-_MUST_AGREE = ("num_glimpses", "potential", "metric", "precision", "glimpse")
-"""Settings that keyword arguments decide, and defaults that a new version may change."""
 
 
 class CannotReplayError(ValueError):
@@ -231,7 +229,7 @@ def _same_benchmark(evidence: Evidence) -> Benchmark:
         seed=settings["seed"],
         candidates=None,
     )
-    if differing := [key for key in _MUST_AGREE if here[key] != settings[key]]:
+    if differing := [key for key in REPLAYED if here[key] != settings[key]]:
         raise CannotReplayError(
             f"the environment differs from the run's in {' and '.join(differing)}"
         )
