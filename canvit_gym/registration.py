@@ -7,18 +7,18 @@ from canvit_gym.checkpoint_ids import FLAGSHIP, IN1K_FINETUNED
 _IDS: dict[str, dict[str, object]] = {
     # Find and name the animal among clutter. Embedded: no download.
     "CanViT-Emoji-v0": {
-        "entry_point": "canvit_gym.envs.make:emoji_env",
-        "vector_entry_point": "canvit_gym.envs.make:emoji_vector_env",
+        "entry_point": "canvit_gym.envs.make:emoji",
+        "vector_entry_point": "canvit_gym.envs.make:emoji_vector",
     },
     # Label every cell of the same scenes: animals, objects, grounds, fragments. Embedded.
     "CanViT-EmojiSeg-v0": {
-        "entry_point": "canvit_gym.envs.make:emoji_seg_env",
-        "vector_entry_point": "canvit_gym.envs.make:emoji_seg_vector_env",
+        "entry_point": "canvit_gym.envs.make:emoji_seg",
+        "vector_entry_point": "canvit_gym.envs.make:emoji_seg_vector",
     },
     # Name an ImageNet-1k picture with the published fine-tuned CanViT-B.
     "CanViT-IN1k-v0": {
-        "entry_point": "canvit_gym.envs.make:imagenet_env",
-        "vector_entry_point": "canvit_gym.envs.make:imagenet_vector_env",
+        "entry_point": "canvit_gym.envs.make:imagenet",
+        "vector_entry_point": "canvit_gym.envs.make:imagenet_vector",
         "kwargs": {
             "backbone": IN1K_FINETUNED,
             "cell_scales": [0.125, 0.25, 0.5],  # a list, as JSON has it
@@ -26,8 +26,8 @@ _IDS: dict[str, dict[str, object]] = {
     },
     # Label every pixel of an ADE20K picture with the published CanViT-B and its canvas probe.
     "CanViT-ADE20K-v0": {
-        "entry_point": "canvit_gym.envs.make:ade20k_env",
-        "vector_entry_point": "canvit_gym.envs.make:ade20k_vector_env",
+        "entry_point": "canvit_gym.envs.make:ade20k",
+        "vector_entry_point": "canvit_gym.envs.make:ade20k_vector",
         "kwargs": {"backbone": FLAGSHIP, "cell_scales": [0.125, 0.25, 0.5]},
     },
 }

@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    # Gymnasium says behind a TypeError of an environment what it was called with.
+    text = str(error).partition(" was raised from the environment creator")[0]
+    print(f"error: {text}", file=sys.stderr)
     return 2
 
 

@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from canvit_gym.envs.rows import row
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 
 try:
@@ -94,7 +95,7 @@ class CanViTVecEnv(VecEnv):
         self._lengths += 1
         rows: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in done]
         for i in np.flatnonzero(done).tolist():
-            final = _row(self.infos["final_info"], i)
+            final = row(self.infos["final_info"], i)
             rows[i].update(
                 terminal_observation=self.infos["final_obs"][i],
                 episode={
@@ -142,12 +143,3 @@ class CanViTVecEnv(VecEnv):
     ) -> list[bool]:
         """Whether each row does what this wrapper does: true of Monitor, whose infos are here."""
         return [wrapper_class is Monitor for _ in self._get_indices(indices)]
-
-
-def _row(values: dict[str, Any], i: int) -> dict[str, Any]:
-    """Row i of a dict of arrays, without the masks."""
-    return {
-        key: _row(value, i) if isinstance(value, dict) else value[i]
-        for key, value in values.items()
-        if not key.startswith("_")
-    }

@@ -15,7 +15,7 @@ import torch
 from gymnasium import spaces
 
 from canvit_gym.envs.rollout import Choice
-from canvit_gym.errors import require_choice
+from canvit_gym.errors import require_bool, require_choice
 from canvit_gym.geometry import GlimpseSpec, Viewpoint, clip_into_scene, grid_centers
 
 ActionKind = Literal["box", "cell", "tile"]
@@ -143,14 +143,47 @@ class ListedActions:
         return torch.cdist(here, there).argmin(dim=1).numpy()
 
 
-def _as_tensor(actions: np.ndarray | torch.Tensor) -> torch.Tensor:
+def _as_tensor(actions: Any) -> torch.Tensor:
+    """Actions as an ordinary tensor: float32, int64 or bool. Raises ValueError for anything that is
+    no array of real numbers with values."""
     if isinstance(actions, torch.Tensor):
-        return actions
+        if actions.is_meta or actions.is_complex() or actions.layout != torch.strided:
+            raise ValueError(
+                f"Actions are a tensor with dtype {actions.dtype} on {actions.device.type}; give "
+                "one of real numbers that has values."
+            )
+        values = actions.detach()
+        return values if values.dtype == torch.bool else _narrowed(values)
     try:
-        return torch.as_tensor(np.asarray(actions))
-    except (TypeError, ValueError) as error:
+        array = np.asarray(_from_tensors(actions))
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"dtype {array.dtype}")
+        if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+            raise ValueError("too large a number")
+        native: np.ndarray = np.ascontiguousarray(array, dtype=_NATIVE[array.dtype.kind]).reshape(
+            array.shape
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
         shown = " ".join(repr(actions).split())  # an array's repr has several lines
-        raise ValueError(f"Actions {shown} are no array of numbers; give one.") from error
+        raise ValueError(
+            f"Actions {shown[:200]} are no array of numbers ({error}); give one."
+        ) from error
+    return torch.from_numpy(native)
+
+
+_NATIVE = {"f": np.float64, "i": np.int64, "u": np.int64, "b": np.bool_}
+"""The dtype that arrays of each kind become, of this machine's byte order."""
+
+
+def _narrowed(values: torch.Tensor) -> torch.Tensor:
+    return values.double() if values.is_floating_point() else values.long()
+
+
+def _from_tensors(actions: Any) -> Any:
+    """A list with tensors in it, as lists of numbers."""
+    if isinstance(actions, list | tuple):
+        return [_from_tensors(each) for each in actions]
+    return actions.detach().tolist() if isinstance(actions, torch.Tensor) else actions
 
 
 def cell_actions(
@@ -196,12 +229,21 @@ def make_actions(
 ) -> Actions:
     """The action space by name; raises ValueError for an unknown name or a bad scale."""
     require_choice("action", kind, get_args(ActionKind))
-    if not isinstance(stop_action, bool):
-        raise ValueError(f"stop_action is {stop_action!r}; give True or False.")
+    stop_action = require_bool("stop_action", stop_action)
     if kind == "box":
         return BoxActions(min_scale=glimpse.min_scale, stop_action=stop_action)
     if kind == "tile":
         return tile_actions(stop_action=stop_action)
-    if not cell_scales or not all(0 < scale <= 1 for scale in cell_scales):
-        raise ValueError(f"cell_scales is {cell_scales!r}; give at least one scale in (0, 1].")
-    return cell_actions(grid_size=cell_grid, scales=cell_scales, stop_action=stop_action)
+    scales = require_scales(cell_scales)
+    return cell_actions(grid_size=cell_grid, scales=scales, stop_action=stop_action)
+
+
+def require_scales(scales: Any) -> list[float]:
+    """The scales as floats; raises ValueError unless they are some numbers in (0, 1]."""
+    try:
+        values = [] if isinstance(scales, str | bytes) else [float(scale) for scale in scales]
+    except (TypeError, ValueError):
+        values = []
+    if not values or not all(0 < scale <= 1 for scale in values):
+        raise ValueError(f"cell_scales is {scales!r}; give at least one scale in (0, 1].")
+    return values

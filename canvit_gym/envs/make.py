@@ -1,16 +1,40 @@
-"""From keyword arguments to environments: what the registered ids call."""
+"""From keyword arguments to environments: what the registered ids call.
+
+An id is a function from options to a `Setting`, made into entry points by `EnvFactory`. Packages of
+one's own do the same:
+
+    def my_setting(**options):
+        return naming(scenes=MyScenes(options.get("split", "train")), glimpse=..., **options)
+
+    my_env = EnvFactory("MyEnv-v0", my_setting, EnvOptions)
+    my_vector_env = my_env.vector
+    gymnasium.register("MyEnv-v0", entry_point="my_package:my_env",
+                       vector_entry_point="my_package:my_vector_env")
+"""
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable
-from dataclasses import replace
-from inspect import signature
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from torch import nn
+
+from canvit_gym.ambient import plain_torch
 from canvit_gym.checkpoint_ids import ade20k_probe
-from canvit_gym.envs.rollout import InitialGlimpse, Precision, Rollout
+from canvit_gym.envs.options import (
+    ADE20KOptions,
+    EnvOptions,
+    ImageNetOptions,
+    SegmentationOptions,
+    checked,
+    names,
+    require_known,
+)
+from canvit_gym.envs.rollout import Rollout
 from canvit_gym.envs.single_env import CanViTEnv
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import MINI_GLIMPSE, OFFICIAL_GLIMPSE, GlimpseSpec
@@ -18,14 +42,11 @@ from canvit_gym.model.frozen import freeze
 from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.model.identity import BackboneIdentity, identify
 from canvit_gym.model.segmentation import CanViTForSemanticSegmentation
-from canvit_gym.scenes.ade20k import ADE20KScenes, Fit
-from canvit_gym.scenes.ade20k import Split as ADE20KSplit
-from canvit_gym.scenes.base import Scenes
+from canvit_gym.scenes.ade20k import ADE20KScenes
+from canvit_gym.scenes.base import Scenes, require_scenes
 from canvit_gym.scenes.cache import CachedScenes
 from canvit_gym.scenes.emoji import EmojiScenes
-from canvit_gym.scenes.emoji import Split as EmojiSplit
 from canvit_gym.scenes.folder import FolderScenes
-from canvit_gym.scenes.folder import Split as FolderSplit
 from canvit_gym.tasks.base import Task
 from canvit_gym.tasks.classification import Classification
 from canvit_gym.tasks.segmentation import Segmentation
@@ -39,218 +60,292 @@ OFFICIAL_SCENE_PX = 512
 CACHE_BYTES = 2 * 2**30
 """What decoded pictures and masks may take: at 512 px, all 2,000 of ADE20K's validation split."""
 
+_ROLLOUT = ("budget", "initial_glimpse", "precision")
+_ENV = (
+    "action", "cell_scales", "stop_action", "observation", "reward", "glimpse_cost",
+    "autoreset_mode", "output", "draw_ahead", "render_mode",
+)  # fmt: skip
 
-def _classification(
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What an id is about: a task on scenes, the weights it looks with, and what a glimpse is."""
+
+    scenes: Scenes
+    task: Task
+    backbone: BackboneIdentity
+    glimpse: GlimpseSpec
+
+
+class EnvFactory:
+    """Makes environments of one id from keyword arguments: an entry point of `gym.register`.
+
+    options: the TypedDict of the keyword arguments that the id takes. `vector` is the entry point
+    of the vector environment.
+    """
+
+    # Gymnasium wraps environments for render_mode="human" and "rgb_array_list" by what this says.
+    metadata = CanViTEnv.metadata
+
+    def __init__(
+        self, env_id: str, setting: Callable[..., Setting], options: type[Any] = EnvOptions
+    ) -> None:
+        self.env_id, self.setting, self.options = env_id, setting, names(options)
+
+    def __call__(self, **options: Any) -> CanViTEnv:
+        require_known(options, self.options - {"autoreset_mode"}, env=self.env_id)
+        return CanViTEnv(**self._parts(options))
+
+    def vector(self, num_envs: int = 1, **options: Any) -> CanViTVectorEnv:
+        """`num_envs` environments side by side."""
+        require_known(options, self.options, env=self.env_id)
+        return CanViTVectorEnv(num_envs=num_envs, **self._parts(options))
+
+    @plain_torch
+    def _parts(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword arguments of the environment classes."""
+        options = checked(options)
+        outer = {name: options[name] for name in (*_ROLLOUT, *_ENV) if name in options}
+        setting = self.setting(**{k: v for k, v in options.items() if k not in outer})
+        rollout = Rollout(
+            task=setting.task,
+            glimpse=setting.glimpse,
+            **{name: outer.pop(name) for name in _ROLLOUT if name in outer},
+        )
+        return {"scenes": setting.scenes, "rollout": rollout, "backbone": setting.backbone, **outer}
+
+
+def naming(
     *,
     scenes: Scenes,
-    backbone: str,
-    probe: str | None = None,
+    glimpse: GlimpseSpec,
+    backbone: Any,
+    probe: Any = None,
     device: str = "cpu",
-    **kwargs: Any,
-) -> dict[str, Any]:
-    """Keyword arguments of the environment classes; `kwargs` are those of `_assemble`."""
-    model = (
-        CanViTForImageClassification.from_pretrained(backbone)
-        if probe is None
-        else CanViTForImageClassification.from_pretrained_with_probe(backbone, probe)
-    )
+) -> Setting:
+    """Name scenes: the belief is a distribution over `scenes.class_names`.
+
+    backbone, probe: names, directories or models in memory (a CanViTForImageClassification).
+    """
+    if probe is not None:
+        model = CanViTForImageClassification.from_pretrained_with_probe(
+            _name("backbone", backbone), _name("probe", probe)
+        )
+    else:
+        model = _model("backbone", backbone, CanViTForImageClassification)
     task = Classification(model=freeze(model.to(device)), class_names=scenes.class_names)
     identity = identify(backbone, probe=probe)
-    return _assemble(task=task, scenes=scenes, identity=identity, **kwargs)
+    return Setting(scenes=scenes, task=task, backbone=identity, glimpse=glimpse)
 
 
-def _segmentation(
+def labelling(
     *,
     scenes: Scenes,
-    backbone: str,
-    probe: str,
+    glimpse: GlimpseSpec,
+    backbone: Any,
+    probe: Any,
     label_size_px: int,
     device: str = "cpu",
-    **kwargs: Any,
-) -> dict[str, Any]:
-    """Keyword arguments of the environment classes; `kwargs` are those of `_assemble`."""
-    model = CanViTForSemanticSegmentation.from_pretrained_with_probe(backbone, probe)
+) -> Setting:
+    """Label places: the belief is a map of class logits over `scenes.mask_class_names`.
+
+    backbone, probe: names or directories; or backbone a CanViTForSemanticSegmentation in memory,
+    which has its probe already, with probe=None.
+    """
+    if isinstance(backbone, nn.Module):
+        model = _model("backbone", backbone, CanViTForSemanticSegmentation)
+        probe = None
+    else:
+        model = CanViTForSemanticSegmentation.from_pretrained_with_probe(
+            _name("backbone", backbone), _name("probe", probe)
+        )
     task = Segmentation(
         model=freeze(model.to(device)),
         class_names=scenes.mask_class_names,
         label_size_px=label_size_px,
     )
     identity = identify(backbone, probe=probe)
-    return _assemble(task=task, scenes=scenes, identity=identity, **kwargs)
+    return Setting(scenes=scenes, task=task, backbone=identity, glimpse=glimpse)
 
 
-def _assemble(
-    *,
-    task: Task,
-    scenes: Scenes,
-    identity: BackboneIdentity,
-    glimpse: GlimpseSpec,
-    budget: int = 4,
-    initial_glimpse: InitialGlimpse = "full_scene",
-    precision: Precision = "float32",
-    **kwargs: Any,
-) -> dict[str, Any]:
-    """`kwargs` pass through to the environment classes."""
-    rollout = Rollout(
-        task=task,
-        glimpse=glimpse,
-        budget=budget,
-        initial_glimpse=initial_glimpse,
-        precision=precision,
-    )
-    return {"scenes": scenes, "rollout": rollout, "backbone": identity, **kwargs}
+def own_scenes(scenes: Any, *, split: str | None, size_px: int | None = None) -> Scenes | None:
+    """The scenes in memory that `scenes` stands for, or None where it is a path or nothing.
+
+    Raises ValueError where the split is not among them, where one object is to serve a split, which
+    it can not tell, and where it is no source of scenes or of another size.
+    """
+    if scenes is None or isinstance(scenes, str | os.PathLike):
+        return None
+    if isinstance(scenes, Mapping):
+        if not scenes:
+            raise ValueError('scenes is an empty dict; give {"train": scenes, "test": scenes}.')
+        chosen = next(iter(scenes)) if split is None else split
+        if chosen not in scenes:
+            raise ValueError(
+                f"split is {split!r}, but scenes has {', '.join(map(repr, scenes))}; choose one of "
+                "these."
+            )
+        found = scenes[chosen]
+    elif split is not None:
+        raise ValueError(
+            f"split is {split!r}, but scenes is one object, which does not say what is of which "
+            'split; give {"train": scenes, "test": others}.'
+        )
+    else:
+        found = scenes
+    require_scenes(found)
+    if size_px is not None and found.size_px != size_px:
+        raise ValueError(
+            f"scene_size_px is {size_px}, but the scenes given have {found.size_px} px; leave "
+            "scene_size_px out, or give scenes of that size."
+        )
+    own: Scenes = found
+    return own
 
 
-def _emoji(*, split: EmojiSplit = "train", backbone: str = "mini", **kwargs: Any) -> dict[str, Any]:
-    return _classification(
-        scenes=EmojiScenes(split=split), glimpse=MINI_GLIMPSE, backbone=backbone, **kwargs
-    )
+# -- the ids ---------------------------------------------------------------------------------------
+
+
+def _emoji_scenes(scenes: Any, split: str | None) -> Scenes:
+    own = own_scenes(scenes, split=split)
+    if own is not None:
+        return own
+    if scenes is not None:
+        size_px = EmojiScenes.size_px
+        return FolderScenes(scenes, size_px=size_px, split=split or "all")  # type: ignore[arg-type]
+    return EmojiScenes(split=split or "train")  # type: ignore[arg-type]  # it checks the name
+
+
+def _emoji(
+    *, split: str | None = None, backbone: Any = "mini", scenes: Any = None, **options: Any
+) -> Setting:
+    source = _emoji_scenes(scenes, split)
+    return naming(scenes=source, glimpse=MINI_GLIMPSE, backbone=backbone, **options)
 
 
 def _emoji_seg(
     *,
-    split: EmojiSplit = "train",
-    backbone: str = "mini",
-    probe: str = "mini-seg-probe",
+    split: str | None = None,
+    backbone: Any = "mini",
+    probe: Any = "mini-seg-probe",
+    scenes: Any = None,
     label_size_px: int = MINI_GLIMPSE.canvas_grid_size,
-    **kwargs: Any,
-) -> dict[str, Any]:
-    return _segmentation(
-        scenes=EmojiScenes(split=split),
+    **options: Any,
+) -> Setting:
+    return labelling(
+        scenes=_emoji_scenes(scenes, split),
         glimpse=MINI_GLIMPSE,
         backbone=backbone,
         probe=probe,
         label_size_px=label_size_px,
-        **kwargs,
+        **options,
     )
 
 
 def _imagenet(
     *,
-    backbone: str,
-    scenes: str | Path | None = None,
-    split: FolderSplit = "all",
+    backbone: Any,
+    scenes: Any = None,
+    split: str | None = None,
     upright: bool = False,
     canvas_grid_size: int = OFFICIAL_GLIMPSE.canvas_grid_size,
-    scene_size_px: int = OFFICIAL_SCENE_PX,
+    scene_size_px: int | None = None,
     cache_bytes: int = CACHE_BYTES,
-    **kwargs: Any,
-) -> dict[str, Any]:
-    root = scenes or os.environ.get(IMAGENET_ROOT)
-    if not root:
-        raise ValueError(
-            "CanViT-IN1k-v0 was given no scenes; pass scenes='path/to/imagenet/val' (class folders "
-            f"named by wnid) or set ${IMAGENET_ROOT}, or try CanViT-Emoji-v0, which needs none."
+    **options: Any,
+) -> Setting:
+    source = own_scenes(scenes, split=split, size_px=scene_size_px)
+    if source is None:
+        root = scenes or os.environ.get(IMAGENET_ROOT)
+        if not root:
+            raise ValueError(
+                "CanViT-IN1k-v0 was given no scenes; pass scenes='path/to/imagenet/val' (class "
+                f"folders named by wnid) or set ${IMAGENET_ROOT}, or try CanViT-Emoji-v0, which "
+                "needs none."
+            )
+        folder = FolderScenes(
+            root,
+            size_px=OFFICIAL_SCENE_PX if scene_size_px is None else scene_size_px,
+            split=split or "all",  # type: ignore[arg-type]  # it checks the name
+            classes="imagenet",
+            upright=upright,
         )
-    folder = FolderScenes(
-        root, size_px=scene_size_px, split=split, classes="imagenet", upright=upright
-    )
-    return _classification(
-        scenes=_cached(folder, cache_bytes=cache_bytes),
-        glimpse=replace(OFFICIAL_GLIMPSE, canvas_grid_size=canvas_grid_size),
-        backbone=backbone,
-        **kwargs,
-    )
+        source = _cached(folder, cache_bytes=cache_bytes)
+    glimpse = replace(OFFICIAL_GLIMPSE, canvas_grid_size=canvas_grid_size)
+    return naming(scenes=source, glimpse=glimpse, backbone=backbone, **options)
 
 
 def _ade20k(
     *,
-    backbone: str,
-    probe: str | None = None,
-    scenes: str | Path | None = None,
-    split: ADE20KSplit = "train",
-    fit: Fit = "squish",
+    backbone: Any,
+    probe: Any = None,
+    scenes: Any = None,
+    split: str | None = None,
+    fit: Any = "squish",
     canvas_grid_size: int = 64,
-    scene_size_px: int = OFFICIAL_SCENE_PX,
+    scene_size_px: int | None = None,
     label_size_px: int | None = None,
     cache_bytes: int = CACHE_BYTES,
-    **kwargs: Any,
-) -> dict[str, Any]:
-    root = scenes or os.environ.get(ADE20K_ROOT)
-    if not root:
-        raise ValueError(
-            "CanViT-ADE20K-v0 was given no scenes; pass scenes='path/to/ADEChallengeData2016' "
-            f"(with images and annotations) or set ${ADE20K_ROOT}, or try CanViT-EmojiSeg-v0, "
-            "which needs none."
+    **options: Any,
+) -> Setting:
+    source = own_scenes(scenes, split=split, size_px=scene_size_px)
+    if source is None:
+        root = scenes or os.environ.get(ADE20K_ROOT)
+        if not root:
+            raise ValueError(
+                "CanViT-ADE20K-v0 was given no scenes; pass scenes='path/to/ADEChallengeData2016' "
+                f"(with images and annotations) or set ${ADE20K_ROOT}, or try CanViT-EmojiSeg-v0, "
+                "which needs none."
+            )
+        folder = ADE20KScenes(
+            root,
+            size_px=OFFICIAL_SCENE_PX if scene_size_px is None else scene_size_px,
+            split=split or "train",  # type: ignore[arg-type]  # it checks the name
+            fit=fit,
         )
-    folder = ADE20KScenes(root, size_px=scene_size_px, split=split, fit=fit)
-    return _segmentation(
-        scenes=_cached(folder, cache_bytes=cache_bytes),
+        source = _cached(folder, cache_bytes=cache_bytes)
+    return labelling(
+        scenes=source,
         glimpse=replace(OFFICIAL_GLIMPSE, canvas_grid_size=canvas_grid_size),
         backbone=backbone,
         probe=ade20k_probe(canvas_grid_size) if probe is None else probe,
-        label_size_px=scene_size_px if label_size_px is None else label_size_px,
-        **kwargs,
+        label_size_px=source.size_px if label_size_px is None else label_size_px,
+        **options,
     )
 
 
+emoji = EnvFactory("CanViT-Emoji-v0", _emoji)
+emoji_vector = emoji.vector
+emoji_seg = EnvFactory("CanViT-EmojiSeg-v0", _emoji_seg, SegmentationOptions)
+emoji_seg_vector = emoji_seg.vector
+imagenet = EnvFactory("CanViT-IN1k-v0", _imagenet, ImageNetOptions)
+imagenet_vector = imagenet.vector
+ade20k = EnvFactory("CanViT-ADE20K-v0", _ade20k, ADE20KOptions)
+ade20k_vector = ade20k.vector
+
+
+# -- pieces ----------------------------------------------------------------------------------------
+
+ModelT = TypeVar("ModelT", CanViTForImageClassification, CanViTForSemanticSegmentation)
+
+
+def _model(option: str, value: Any, kind: type[ModelT]) -> ModelT:
+    """A model by name or directory, or a copy of one in memory: what is made faster is the copy."""
+    if isinstance(value, kind):
+        return copy.deepcopy(value).eval()
+    if isinstance(value, nn.Module):
+        raise ValueError(
+            f"{option} is a {type(value).__name__}; give a {kind.__name__}, or the name or "
+            "directory of a checkpoint."
+        )
+    found: ModelT = kind.from_pretrained(_name(option, value))  # type: ignore[attr-defined]
+    return found
+
+
+def _name(option: str, value: Any) -> str | Path:
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError(f"{option} is {value!r}; give the name or directory of a checkpoint.")
+    return value if isinstance(value, str) else Path(value)
+
+
 def _cached(scenes: Scenes, *, cache_bytes: int) -> Scenes:
-    if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < 0:
-        raise ValueError(
-            f"cache_bytes is {cache_bytes!r}; give how many bytes of decoded pictures to keep, or "
-            "0 to decode each anew."
-        )
     return CachedScenes(scenes, max_bytes=cache_bytes) if cache_bytes else scenes
-
-
-def emoji_env(**kwargs: Any) -> CanViTEnv:
-    return _single(_emoji, _classification, kwargs)
-
-
-def emoji_vector_env(num_envs: int = 1, **kwargs: Any) -> CanViTVectorEnv:
-    return _vector(_emoji, _classification, num_envs, kwargs)
-
-
-def emoji_seg_env(**kwargs: Any) -> CanViTEnv:
-    return _single(_emoji_seg, _segmentation, kwargs)
-
-
-def emoji_seg_vector_env(num_envs: int = 1, **kwargs: Any) -> CanViTVectorEnv:
-    return _vector(_emoji_seg, _segmentation, num_envs, kwargs)
-
-
-def imagenet_env(**kwargs: Any) -> CanViTEnv:
-    return _single(_imagenet, _classification, kwargs)
-
-
-def imagenet_vector_env(num_envs: int = 1, **kwargs: Any) -> CanViTVectorEnv:
-    return _vector(_imagenet, _classification, num_envs, kwargs)
-
-
-def ade20k_env(**kwargs: Any) -> CanViTEnv:
-    return _single(_ade20k, _segmentation, kwargs)
-
-
-def ade20k_vector_env(num_envs: int = 1, **kwargs: Any) -> CanViTVectorEnv:
-    return _vector(_ade20k, _segmentation, num_envs, kwargs)
-
-
-Build = Callable[..., dict[str, Any]]
-
-
-def _single(build: Build, with_task: Build, kwargs: dict[str, Any]) -> CanViTEnv:
-    _require_known(kwargs, _keywords(build, with_task) - {"autoreset_mode"})
-    return CanViTEnv(**build(**kwargs))
-
-
-def _vector(
-    build: Build, with_task: Build, num_envs: int, kwargs: dict[str, Any]
-) -> CanViTVectorEnv:
-    _require_known(kwargs, _keywords(build, with_task))
-    return CanViTVectorEnv(num_envs=num_envs, **build(**kwargs))
-
-
-def _keywords(build: Build, with_task: Build) -> set[str]:
-    """What a user may give: all that these functions do not supply to each other."""
-    functions = (with_task, _assemble, CanViTVectorEnv)
-    passed_on = {name for function in functions for name in signature(function).parameters}
-    supplied = {"scenes", "glimpse", "rollout", "num_envs", "task", "identity"}
-    return (passed_on - supplied | set(signature(build).parameters)) - {"kwargs"}
-
-
-def _require_known(kwargs: dict[str, Any], accepted: set[str]) -> None:
-    if unknown := sorted(set(kwargs) - accepted):
-        raise ValueError(
-            f"Unknown keyword {', '.join(map(repr, unknown))}; this environment accepts "
-            f"{', '.join(sorted(accepted))}."
-        )

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
+from canvit_gym.ambient import plain_torch
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.errors import require_choice
 from canvit_gym.model.canvit import RecurrentState
@@ -99,7 +100,7 @@ class Observations:
             boxes["entropy"] = spaces.Box(0.0, 1.0, entropy_shape, np.float32)
         return spaces.Dict(boxes)
 
-    @torch.inference_mode()
+    @plain_torch
     def observe(self, episode: Episode) -> dict[str, Tensor]:
         """Observations of B episodes, each as in the space with B in front."""
         read = self._reduced_tokens if self._reduced else self._tokens

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from canvit_gym.errors import require_choice
+from canvit_gym.ambient import plain_torch
+from canvit_gym.errors import require_choice, require_int
 from canvit_gym.geometry import GlimpseSpec, Viewpoint, check_inside, sample_at_viewpoint
 from canvit_gym.model.canvit import RecurrentState
 from canvit_gym.preprocess import normalize
@@ -22,6 +23,17 @@ from canvit_gym.tasks.base import Task
 
 InitialGlimpse = Literal["full_scene"] | None
 Precision = Literal["float32", "bfloat16"]
+
+
+MAX_BUDGET = 100_000
+"""Glimpses of an episode at most: its history then takes 1.2 MB a scene, and as much again in an
+observation."""
+
+
+def require_budget(budget: Any) -> int:
+    """A number of glimpses to choose; raises ValueError outside 1 .. MAX_BUDGET."""
+    what = "the number of glimpses to choose"
+    return require_int("budget", budget, at_least=1, at_most=MAX_BUDGET, what=what)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +160,7 @@ class Rollout:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if isinstance(self.budget, bool) or not isinstance(self.budget, int) or self.budget < 1:
-            raise ValueError(
-                f"budget is {self.budget!r}; give the number of glimpses to choose, at least 1."
-            )
+        object.__setattr__(self, "budget", require_budget(self.budget))
         if self.initial_glimpse is not None:
             require_choice("initial_glimpse", self.initial_glimpse, ("full_scene",))
         require_choice("precision", self.precision, get_args(Precision))
@@ -160,7 +169,7 @@ class Rollout:
     def device(self) -> torch.device:
         return next(self.task.model.parameters()).device
 
-    @torch.inference_mode()
+    @plain_torch
     def start(self, scenes: Sequence[Scene]) -> Episode:
         """New episodes of these scenes, after the initial glimpse where there is one."""
         model, device, batch_size = self.task.model, self.device, len(scenes)
@@ -190,7 +199,7 @@ class Rollout:
             **self._reading(state, targets),
         )
 
-    @torch.inference_mode()
+    @plain_torch
     def look(self, episode: Episode, viewpoint: Viewpoint) -> Episode:
         """The episodes after one more glimpse each, at viewpoints inside the scene.
 
@@ -210,6 +219,7 @@ class Rollout:
             **self._reading(state, episode.targets),
         )
 
+    @plain_torch
     def stop(self, episode: Episode, mask: Tensor) -> Episode:
         """The episodes, ended where the mask, bool [B], says so; nothing else changes.
 
@@ -221,6 +231,7 @@ class Rollout:
         self._require_going(episode, mask)
         return replace(episode, stopped=episode.stopped | mask)
 
+    @plain_torch
     def act(self, episode: Episode, choice: Choice) -> Episode:
         """The episodes after they looked or stopped: one glimpse for all that look, together.
 
@@ -237,6 +248,7 @@ class Rollout:
         """Which episodes have ended, stopped or with their budget used: bool [B]."""
         return episode.stopped | (episode.looks >= self.budget)
 
+    @plain_torch
     def sample(self, episode: Episode, viewpoint: Viewpoint) -> Tensor:
         """What CanViT sees at the viewpoints: float32 [B, 3, g, g], ImageNet-normalised."""
         return self._sample(episode.pictures, viewpoint)

@@ -6,10 +6,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode
 
 from canvit_gym.envs.rollout import Episode
+from canvit_gym.envs.rows import row
 from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym.scenes.base import Scenes
 
 
 class CanViTEnv(gym.Env[Any, Any]):
@@ -33,6 +36,22 @@ class CanViTEnv(gym.Env[Any, Any]):
         self.action_space = self.batch.single_action_space
 
     @property
+    def scenes(self) -> Scenes:
+        """Where scenes are drawn from."""
+        return self.batch.scenes
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What beliefs distinguish, in the order of their classes."""
+        return self.batch.class_names
+
+    @property
+    def budget(self) -> int:
+        """Glimpses to choose, after which an episode terminates. `spec.max_episode_steps` stays
+        None: with it Gymnasium would truncate episodes that have terminated by themselves."""
+        return self.batch.budget
+
+    @property
     def episode(self) -> Episode:
         """The episode as it stands, a batch of one; a value, so it may be kept."""
         return self.batch.episode
@@ -42,18 +61,19 @@ class CanViTEnv(gym.Env[Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         observation, infos = self.batch.reset(seed=seed, options=options)
-        return _first(observation), _first(infos)
+        return row(observation, 0), row(infos, 0)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, infos = self.batch.step(
-            np.asarray(action)[None]
-        )
+        if self.batch.has_ended.all():
+            raise gym.error.ResetNeeded("The episode has ended; call reset() for the next scene.")
+        one = action[None] if isinstance(action, torch.Tensor) else [action]
+        observation, reward, terminated, truncated, infos = self.batch.step(one)
         return (
-            _first(observation),
+            row(observation, 0),
             float(reward[0]),
             bool(terminated[0]),
             bool(truncated[0]),
-            _first(infos),
+            row(infos, 0),
         )
 
     def render(self) -> np.ndarray | None:
@@ -62,12 +82,3 @@ class CanViTEnv(gym.Env[Any, Any]):
 
     def close(self) -> None:
         self.batch.close()
-
-
-def _first(values: dict[str, Any]) -> dict[str, Any]:
-    """Row 0 of a dict of arrays; the vector infos' masks are left out."""
-    return {
-        key: _first(value) if isinstance(value, dict) else value[0]
-        for key, value in values.items()
-        if not key.startswith("_")
-    }

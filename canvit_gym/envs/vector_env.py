@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -13,18 +14,23 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from canvit_gym.ambient import plain_torch
 from canvit_gym.envs.actions import ActionKind, make_actions
 from canvit_gym.envs.observations import ObservationKind, Observations
+from canvit_gym.envs.options import Output, require_cost
+from canvit_gym.envs.options import autoreset_mode as autoreset_mode_named
 from canvit_gym.envs.rendering import render_episode
 from canvit_gym.envs.rollout import Choice, Episode, Rollout
 from canvit_gym.envs.transfer import to_numpy
-from canvit_gym.errors import require_choice
+from canvit_gym.errors import require_choice, require_int
 from canvit_gym.model.identity import BackboneIdentity
 from canvit_gym.scanpaths import measures
 from canvit_gym.scenes.base import Scene, Scenes
 from canvit_gym.scenes.prefetch import SceneQueue
 
-Output = Literal["numpy", "torch"]
+COUNTS_SAME_STEP = tuple(map(int, gym.__version__.split(".")[:2])) >= (1, 4)
+"""Whether Gymnasium's vector RecordEpisodeStatistics counts every step of SAME_STEP environments;
+before 1.4 it loses one of every episode but the first."""
 
 
 class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
@@ -73,28 +79,25 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         draw_ahead: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}; give at least 1.")
+        num_envs = require_int("num_envs", num_envs, at_least=1)
         reward = rollout.task.potential_names[0] if reward is None else reward
         require_choice("reward", reward, rollout.task.potential_names)
-        if not _is_cost(glimpse_cost):
-            raise ValueError(
-                f"glimpse_cost is {glimpse_cost!r}; give what a glimpse costs in units of the "
-                "reward, a number of at least 0."
-            )
         require_choice("output", output, get_args(Output))
         if render_mode is not None:
             require_choice("render_mode", render_mode, self.metadata["render_modes"])
-        if not isinstance(autoreset_mode, AutoresetMode):
-            accepted = {mode.name: mode for mode in AutoresetMode}
-            require_choice("autoreset_mode", autoreset_mode, accepted)
-            autoreset_mode = accepted[autoreset_mode]
-        self.metadata = {**self.metadata, "autoreset_mode": autoreset_mode}
+        self.autoreset_mode = autoreset_mode_named(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        if self.autoreset_mode == AutoresetMode.SAME_STEP and not COUNTS_SAME_STEP and num_envs > 1:
+            warnings.warn(
+                f"In Gymnasium {gym.__version__} the vector wrapper RecordEpisodeStatistics loses "
+                "a step of every episode but the first under SAME_STEP; where you use it, give "
+                "autoreset_mode='NEXT_STEP' or install Gymnasium 1.4.",
+                stacklevel=2,
+            )
         self.num_envs = num_envs
         self.scenes, self.rollout, self.backbone = scenes, rollout, backbone
-        self.reward, self.glimpse_cost = reward, float(glimpse_cost)
+        self.reward, self.glimpse_cost = reward, require_cost(glimpse_cost)
         self.output, self.render_mode = output, render_mode
-        self.autoreset_mode = autoreset_mode
         self.observations = Observations(rollout=rollout, kind=observation)
         self.actions = make_actions(
             action,
@@ -109,23 +112,40 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         threads = int(num_envs > 1) if draw_ahead is None else draw_ahead
         self._queue = SceneQueue(scenes, threads=threads)
-        self._indices = np.zeros(num_envs, dtype=np.int64)
-        self._episode: Episode | None = None
-        self._done = np.zeros(num_envs, dtype=bool)
+        self._now = _Now(
+            episode=None,
+            indices=np.zeros(num_envs, dtype=np.int64),
+            done=np.zeros(num_envs, dtype=bool),
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What beliefs distinguish, in the order of their classes."""
+        return self.rollout.task.class_names
+
+    @property
+    def budget(self) -> int:
+        """Glimpses to choose, after which an episode terminates."""
+        return self.rollout.budget
+
+    @property
+    def has_ended(self) -> np.ndarray:
+        """Which rows' episodes have ended and wait for a reset: bool [num_envs]."""
+        return self._now.done.copy()
 
     @property
     def episode(self) -> Episode:
         """The episodes as they stand; a value, so it may be kept."""
-        if self._episode is None:
-            raise gym.error.ResetNeeded("No scene has been drawn yet; call reset() first.")
-        return self._episode
+        return self._now.known
 
+    @plain_torch
     def reset(
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
+        self._require_open()
         options = dict(options or {})
         rows = self._rows_to_reset(options.pop("reset_mask", None))
         chosen = options.pop("scene", None)
@@ -134,23 +154,25 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
                 f"Unknown reset options {sorted(options)}; accepted are 'scene' and 'reset_mask'."
             )
         self._seed_orders(seed, rows)
-        self._start(rows, self._draw(rows) if chosen is None else self._chosen(chosen, rows))
-        self._done[rows] = False
-        report = self._report(self.episode, np.arange(self.num_envs))
+        numbered = self._queue.next(rows) if chosen is None else self._chosen(chosen, rows)
+        after = self._started(self._now, rows, numbered)
+        report = self._report(after.known, after.indices)
         infos: dict[str, Any] = {}
         self._put_info(infos, rows, _rows_of(report.info, rows))
-        self._queue.draw_ahead()
+        self._become(after, drawn=() if chosen is not None else rows)
         return report.observation, infos
 
+    @plain_torch
     def step(self, actions: Any) -> tuple[Any, Any, np.ndarray, np.ndarray, dict[str, Any]]:
-        before = self.episode
+        self._require_open()
+        now, before = self._now, self.episode
         choice = self.actions.choice(actions).to(self.rollout.device)
         if choice.batch_size != self.num_envs:
             raise ValueError(
                 f"{choice.batch_size} actions were given for {self.num_envs} environments; "
                 "give one for each."
             )
-        waiting = np.flatnonzero(self._done)
+        waiting = np.flatnonzero(now.done)
         if self.autoreset_mode == AutoresetMode.NEXT_STEP and len(waiting):
             return self._step_and_reset(choice, waiting)
         if len(waiting):
@@ -158,57 +180,61 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
                 f"Episodes {waiting.tolist()} have ended; reset them with "
                 "options={'reset_mask': mask} first."
             )
-        self._episode = after = self.rollout.act(before, choice)
-        everyone = np.arange(self.num_envs)
-        report = self._report(after, everyone, before=before)
+        looked = self.rollout.act(before, choice)
+        report = self._report(looked, now.indices, before=before)
         observation, done = report.observation, report.done
+        after = replace(now, episode=looked, done=done.copy())
+        everyone = np.arange(self.num_envs)
         ended, going = np.flatnonzero(done), np.flatnonzero(~done)
         infos: dict[str, Any] = {}
         if self.autoreset_mode != AutoresetMode.SAME_STEP or not done.any():
-            self._done = done.copy()
             self._put_info(infos, everyone, report.info)
-            self._put_info(infos, ended, self._scanpath(ended))
-        else:
-            infos["final_obs"] = _final_observations(report.observation, done)
-            infos["_final_obs"] = infos["_final_info"] = done
-            infos["final_info"] = {}
-            self._put_info(infos["final_info"], ended, _rows_of(report.info, ended))
-            self._put_info(infos["final_info"], ended, self._scanpath(ended))
-            fresh = self._report(self._start(ended, self._draw(ended)), ended)
-            self._put_info(infos, going, _rows_of(report.info, going))
-            self._put_info(infos, ended, fresh.info)
-            observation = _with_rows(observation, ended, fresh.observation)
-            self._queue.draw_ahead()
+            self._put_info(infos, ended, self._scanpath(looked, ended))
+            self._become(after)
+            return observation, report.reward, done, np.zeros_like(done), infos
+        infos["final_obs"] = _final_observations(report.observation, done)
+        infos["_final_obs"] = infos["_final_info"] = done
+        infos["final_info"] = {}
+        self._put_info(infos["final_info"], ended, _rows_of(report.info, ended))
+        self._put_info(infos["final_info"], ended, self._scanpath(looked, ended))
+        after = self._started(after, ended, self._queue.next(ended))
+        fresh = self._report(after.known.select(ended), after.indices[ended])
+        self._put_info(infos, going, _rows_of(report.info, going))
+        self._put_info(infos, ended, fresh.info)
+        observation = _with_rows(observation, ended, fresh.observation)
+        self._become(after, drawn=ended)
         return observation, report.reward, done, np.zeros_like(done), infos
 
     def _step_and_reset(
         self, choice: Choice, waiting: np.ndarray
     ) -> tuple[Any, Any, np.ndarray, np.ndarray, dict[str, Any]]:
         """NEXT_STEP autoreset: rows that ended a step ago start anew, the others look or stop."""
-        going = np.flatnonzero(~self._done)
-        before = self.episode
+        after, before = self._now, self.episode
+        going = np.flatnonzero(~after.done)
         reward: Any = torch.zeros(self.num_envs, device=self.rollout.device)
         if self.output == "numpy":
             reward = np.zeros(self.num_envs)
         infos: dict[str, Any] = {}
         if len(going):
             some = before.select(going)
-            after = self.rollout.act(some, choice[torch.from_numpy(going).to(before.device)])
-            self._episode = before.put(going, after)
-            acted = self._report(after, going, before=some)
+            looked = self.rollout.act(some, choice[torch.from_numpy(going).to(before.device)])
+            after = replace(after, episode=before.put(going, looked))
+            acted = self._report(looked, after.indices[going], before=some)
             reward[going] = acted.reward
             self._put_info(infos, going, acted.info)
-            self._put_info(infos, going[acted.done], self._scanpath(going[acted.done]))
-        self._start(waiting, self._draw(waiting))
-        report = self._report(self.episode, np.arange(self.num_envs))
+            ended = going[acted.done]
+            self._put_info(infos, ended, self._scanpath(after.known, ended))
+        after = self._started(after, waiting, self._queue.next(waiting))
+        report = self._report(after.known, after.indices)
         self._put_info(infos, waiting, _rows_of(report.info, waiting))
-        self._done = report.done
-        self._queue.draw_ahead()
+        self._become(replace(after, done=report.done), drawn=waiting)
         truncated = np.zeros(self.num_envs, dtype=bool)
         return report.observation, reward, report.done.copy(), truncated, infos
 
+    @plain_torch
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One uint8 [H, W, 3] picture a row; see `rendering.render_episode`."""
+        self._require_open()
         if self.render_mode is None:
             return None
         return tuple(
@@ -219,6 +245,20 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
     def close_extras(self, **kwargs: Any) -> None:
         """End the threads that draw scenes ahead."""
         self._queue.close()
+
+    # What changes is set last: an interruption leaves the environment before a step or after it.
+
+    def _become(self, after: _Now, *, drawn: Iterable[int] = ()) -> None:
+        """Let this be how things stand. drawn: the rows that took their next scene."""
+        self._now = after
+        self._queue.took(drawn)
+        self._queue.draw_ahead()
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise gym.error.ClosedEnvironmentError(
+                "This environment was closed; make a new one to go on."
+            )
 
     # Scenes: which ones come next.
 
@@ -231,14 +271,18 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
                 f"reset_mask has shape {mask.shape} and dtype {mask.dtype}; give a bool array "
                 f"[{self.num_envs}] with at least one True."
             )
-        if self._episode is None and not mask.all():
+        if self._now.episode is None and not mask.all():
             raise gym.error.ResetNeeded("The first reset must reset every row; leave the mask out.")
         return np.flatnonzero(mask)
 
     def _seed_orders(self, seed: int | Sequence[int | None] | None, rows: np.ndarray) -> None:
-        if isinstance(seed, int | np.integer):
-            seed = [int(seed) + i for i in range(self.num_envs)]
-        seeds = [None] * self.num_envs if seed is None else list(seed)
+        seeds: list[int | None]
+        if seed is None:
+            seeds = [None] * self.num_envs
+        elif isinstance(seed, Sequence | np.ndarray) and not isinstance(seed, str):
+            seeds = [None if s is None else _seed(s) for s in seed]
+        else:
+            seeds = [_seed(seed) + i for i in range(self.num_envs)]
         if len(seeds) != self.num_envs:
             raise ValueError(
                 f"{len(seeds)} seeds were given for {self.num_envs} environments; "
@@ -247,9 +291,6 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         for i in rows.tolist():
             if seeds[i] is not None or i not in self._queue:
                 self._queue.restart(i, seeding.np_random(seeds[i])[0])
-
-    def _draw(self, rows: np.ndarray) -> list[tuple[int, Scene]]:
-        return self._queue.take(rows)
 
     def _chosen(self, chosen: int | Sequence[int], rows: np.ndarray) -> list[tuple[int, Scene]]:
         indices = np.atleast_1d(np.asarray(chosen))
@@ -260,14 +301,14 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
             )
         return [(i, self.scenes[i]) for i in indices.tolist()]
 
-    def _start(self, rows: np.ndarray, numbered: list[tuple[int, Scene]]) -> Episode:
-        """Put new episodes into these rows; returns them."""
-        indices, scenes = zip(*numbered, strict=True)
+    def _started(self, now: _Now, rows: np.ndarray, numbered: list[tuple[int, Scene]]) -> _Now:
+        """New episodes in these rows, of these scenes with their indices."""
+        numbers, scenes = zip(*numbered, strict=True)
         started = self.rollout.start(scenes)
-        first = self._episode is None
-        self._episode = started if first else self.episode.put(rows, started)
-        self._indices[rows] = indices
-        return started
+        indices, done = now.indices.copy(), now.done.copy()
+        indices[rows], done[rows] = numbers, False
+        episode = started if now.episode is None else now.episode.put(rows, started)
+        return _Now(episode=episode, indices=indices, done=done)
 
     # What goes out.
 
@@ -277,9 +318,10 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         return gained - self.glimpse_cost * (after.looks - before.looks)
 
     def _report(
-        self, episode: Episode, rows: np.ndarray, *, before: Episode | None = None
+        self, episode: Episode, indices: np.ndarray, *, before: Episode | None = None
     ) -> _Report:
-        """What there is to say of these rows' episodes, and of what was done since `before`."""
+        """What there is to say of episodes of the scenes with these indices, and of what was done
+        since `before`."""
         info: dict[str, Any] = {**episode.outcome, "potential_after": episode.potentials}
         own: dict[str, Any] = {"done": self.rollout.finished(episode), "info": info}
         out: dict[str, Any] = {"observation": self.observations.observe(episode)}
@@ -297,12 +339,12 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
             observation=out["observation"],
             reward=reward.astype(np.float64) if isinstance(reward, np.ndarray) else reward,
             done=own["done"],
-            info={"scene": self._indices[rows].copy(), **own["info"]},
+            info={"scene": indices.copy(), **own["info"]},
         )
 
-    def _scanpath(self, rows: np.ndarray) -> dict[str, Any]:
-        """What is said of episodes that have ended."""
-        history = self.episode.history[torch.from_numpy(rows).to(self.rollout.device)]
+    def _scanpath(self, episode: Episode, rows: np.ndarray) -> dict[str, Any]:
+        """What is said of the rows' episodes, which have ended."""
+        history = episode.history[torch.from_numpy(rows).to(self.rollout.device)]
         given = self.rollout.initial_glimpse is not None
         return {"scanpath": measures(history.cpu().numpy(), initial_glimpse=given)}
 
@@ -320,6 +362,22 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
             infos.setdefault(key, np.zeros(shape, dtype=value.dtype))[rows] = value
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Now:
+    """How things stand. episode: None before the first reset. indices: int64 [num_envs], of the
+    scenes. done: bool [num_envs], which episodes have ended."""
+
+    episode: Episode | None
+    indices: np.ndarray
+    done: np.ndarray
+
+    @property
+    def known(self) -> Episode:
+        if self.episode is None:
+            raise gym.error.ResetNeeded("No scene has been drawn yet; call reset() first.")
+        return self.episode
+
+
 class _Report(NamedTuple):
     """observation and reward as `output` wants them, done and info as arrays; reward is None where
     there was no look."""
@@ -330,9 +388,8 @@ class _Report(NamedTuple):
     info: dict[str, Any]
 
 
-def _is_cost(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 <= value < math.inf  # NaN is no cost either
+def _seed(value: Any) -> int:
+    return require_int("seed", value, at_least=0)
 
 
 def _rows_of(values: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from canvit_gym.hub import commit_of
 
@@ -25,8 +29,13 @@ class BackboneIdentity:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-def identify(name: str | Path, *, probe: str | Path | None = None) -> BackboneIdentity:
-    """The identity of a checkpoint, or of one with a probe: fused for classes, or of the canvas."""
+def identify(name: Any, *, probe: Any = None) -> BackboneIdentity:
+    """The identity of a checkpoint, or of one with a probe: fused for classes, or of the canvas.
+
+    A model in memory, in place of a checkpoint's name or directory, is known by its weights.
+    """
+    if isinstance(name, nn.Module):
+        return identify_model(name)
     from canvit_gym.model.checkpoints import checkpoint_sha256, resolve_checkpoint
 
     names = [name] if probe is None else [name, probe]
@@ -36,3 +45,14 @@ def identify(name: str | Path, *, probe: str | Path | None = None) -> BackboneId
         sha256="+".join(checkpoint_sha256(each) for each in names),
         revision="+".join(commit or "" for commit in commits) if any(commits) else None,
     )
+
+
+def identify_model(model: nn.Module) -> BackboneIdentity:
+    """The identity of a model in memory: the SHA-256 of its weights by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {list(values.shape)}\n".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    sha256 = digest.hexdigest()
+    return BackboneIdentity(name=f"{type(model).__name__} {sha256[:12]}", sha256=sha256)

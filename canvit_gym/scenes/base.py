@@ -4,7 +4,7 @@ Positions are always in (row, col) order.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -82,3 +82,35 @@ class Scenes(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Scene: ...
+
+
+def require_scenes(source: Any) -> None:
+    """Raise ValueError, in one sentence that says what is missing, unless `source` fulfils
+    `Scenes`."""
+    required = {"size_px": int, "class_names": tuple, "mask_class_names": tuple}
+    problems = []
+    for name, kind in required.items():
+        if not hasattr(source, name):
+            problems.append(f"has no {name}")
+        elif not isinstance(getattr(source, name), kind):
+            problems.append(f"has a {name} that is no {kind.__name__}")
+    problems += [
+        f"has no {name}" for name in ("__len__", "__getitem__") if not hasattr(source, name)
+    ]
+    if problems:
+        raise ValueError(
+            f"scenes is a {type(source).__name__}, which {' and '.join(problems)}; give a folder, "
+            "or an object with size_px, class_names, mask_class_names, len() and [index]."
+        )
+    if len(source) < 1:
+        raise ValueError(f"scenes is a {type(source).__name__} without any scene; give some.")
+    scene = source[0]
+    size = (source.size_px, source.size_px)
+    if not isinstance(scene, Scene) or scene.picture.shape != (*size, 3):
+        shown = tuple(scene.picture.shape) if isinstance(scene, Scene) else type(scene).__name__
+        raise ValueError(
+            f"The first of the scenes given is {shown}; give Scenes whose picture is uint8 "
+            f"[{size[0]}, {size[1]}, 3], as their size_px says."
+        )
+    if scene.picture.dtype != np.uint8:
+        raise ValueError(f"The scenes given have {scene.picture.dtype} pictures; give uint8.")

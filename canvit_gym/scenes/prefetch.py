@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
+from canvit_gym.errors import require_int
 from canvit_gym.scenes.base import Scene, Scenes
+
+_QUEUES: WeakSet[SceneQueue] = WeakSet()
+"""Every queue of this process: a fork copies them, and not the threads that they wait for."""
 
 
 class SceneQueue:
@@ -21,13 +27,13 @@ class SceneQueue:
     """
 
     def __init__(self, scenes: Scenes, *, threads: int) -> None:
-        if threads < 0:
-            raise ValueError(f"{threads} threads can not make scenes; give 0 for none, or more.")
+        threads = require_int("draw_ahead", threads, at_least=0, what="threads")
         self.scenes = scenes
         self._orders: dict[int, np.random.Generator] = {}
         self._waiting: dict[int, tuple[int, Future[Scene] | None]] = {}
         self._took: list[int] = []
         self._threads = ThreadPoolExecutor(threads, "scenes") if threads else None
+        _QUEUES.add(self)
 
     def __contains__(self, row: int) -> bool:
         """Whether the row has an order."""
@@ -40,13 +46,33 @@ class SceneQueue:
         if making is not None:
             making.cancel()
 
-    def take(self, rows: Iterable[int]) -> list[tuple[int, Scene]]:
-        """The next scene of each row, with its index."""
+    def next(self, rows: Iterable[int]) -> list[tuple[int, Scene]]:
+        """The next scene of each row, with its index: the same again until `took` says that the
+        rows took them. Where one can not be made, what that raised is raised, and all these rows
+        go on behind it."""
         rows = [int(row) for row in rows]
-        waiting = self._waiting
-        taken = [waiting.pop(row) if row in waiting else (self._draw(row), None) for row in rows]
-        scenes = [(index, self._finish(index, making)) for index, making in taken]
-        self._took += rows
+        for row in rows:
+            if row not in self._waiting:
+                self._waiting[row] = self._draw(row), None
+        try:
+            return [(index, self._finish(index, making)) for index, making in
+                    (self._waiting[row] for row in rows)]  # fmt: skip
+        except Exception:
+            for row in rows:
+                del self._waiting[row]
+            raise
+
+    def took(self, rows: Iterable[int]) -> None:
+        """Go on to the scene behind the next one of each row."""
+        for row in (int(row) for row in rows):
+            self._waiting.pop(row, None)
+            self._took.append(row)
+
+    def take(self, rows: Iterable[int]) -> list[tuple[int, Scene]]:
+        """The next scene of each row, with its index, taken."""
+        rows = list(rows)
+        scenes = self.next(rows)
+        self.took(rows)
         return scenes
 
     def draw_ahead(self) -> None:
@@ -68,8 +94,15 @@ class SceneQueue:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy goes on with the same scenes, but has no threads."""
-        waiting = {row: (index, None) for row, (index, _) in self._waiting.items()}
-        return {**self.__dict__, "_waiting": waiting, "_threads": None}
+        return {**self.__dict__, "_waiting": self._indices(), "_threads": None}
+
+    def forget_threads(self) -> None:
+        """Go on without the threads, which a forked process does not have."""
+        self._waiting, self._threads = self._indices(), None
+
+    def _indices(self) -> dict[int, tuple[int, Future[Scene] | None]]:
+        """What waits, without what is being made."""
+        return {row: (index, None) for row, (index, _) in self._waiting.items()}
 
     def _draw(self, row: int) -> int:
         return int(self._orders[row].integers(len(self.scenes)))
@@ -79,3 +112,12 @@ class SceneQueue:
         if making is None or making.cancel():
             return self.scenes[index]
         return making.result()
+
+
+def _after_fork() -> None:
+    for queue in list(_QUEUES):
+        queue.forget_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

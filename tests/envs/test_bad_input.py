@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 import canvit_gym  # noqa: F401
 from canvit_gym.envs.make import IMAGENET_ROOT
@@ -20,7 +21,8 @@ NAN = float("nan")
 
 
 def assert_says(error: pytest.ExceptionInfo[Exception], *parts: str) -> None:
-    text = str(error.value)
+    # Gymnasium says behind a TypeError which environment it comes from.
+    text = str(error.value).partition(" was raised from the environment creator")[0]
     assert "\n" not in text and text.endswith("."), text
     for part in parts:
         assert part in text, f"{part!r} is not in: {text}"
@@ -33,7 +35,22 @@ KEYWORDS = [
     ({"output": "jax"}, ValueError, ("'jax'", "'numpy', 'torch'")),
     ({"precision": "int8"}, ValueError, ("'int8'", "'float32', 'bfloat16'")),
     ({"initial_glimpse": "centre"}, ValueError, ("'centre'", "'full_scene'")),
-    ({"render_mode": "human"}, ValueError, ("'human'", "'rgb_array'")),
+    ({"render_mode": "ansi"}, ValueError, ("'ansi'", "'rgb_array'")),
+    ({"budget": 10**9}, ValueError, ("budget is 1000000000", "at most 100000")),
+    ({"budget": True}, ValueError, ("budget is True", "an integer")),
+    ({"budget": "4"}, ValueError, ("budget is '4'", "an integer")),
+    ({"budget": np.float64(4)}, ValueError, ("budget is", "an integer")),
+    ({"cell_scales": 0.5}, ValueError, ("cell_scales is 0.5", "(0, 1]")),
+    ({"cell_scales": "0.5"}, ValueError, ("cell_scales is '0.5'", "(0, 1]")),
+    ({"cell_scales": [NAN]}, ValueError, ("cell_scales is [nan]", "(0, 1]")),
+    ({"draw_ahead": "x"}, ValueError, ("draw_ahead is 'x'", "threads", "at least 0")),
+    ({"draw_ahead": -1}, ValueError, ("draw_ahead is -1", "at least 0")),
+    ({"draw_ahead": 10**6}, ValueError, ("draw_ahead is 1000000", "at most 256")),
+    ({"device": "gpu"}, ValueError, ("device is 'gpu'", "names none", "'cuda'")),
+    ({"device": "cuda:99"}, ValueError, ("device is 'cuda:99'", "this machine offers", "'cpu'")),
+    ({"device": None}, ValueError, ("device is None", "names none")),
+    ({"glimpse_cost": [0.1]}, ValueError, ("glimpse_cost is [0.1]", "at least 0")),
+    ({"scenes": 7}, ValueError, ("scenes is a int", "has no size_px", "give a folder")),
     ({"budget": 0}, ValueError, ("budget is 0", "at least 1")),
     ({"budget": -3}, ValueError, ("budget is -3", "at least 1")),
     ({"budget": 2.5}, ValueError, ("budget is 2.5", "at least 1")),
@@ -45,7 +62,11 @@ KEYWORDS = [
     ({"glimpse_cost": NAN}, ValueError, ("glimpse_cost is nan", "at least 0")),
     ({"glimpse_cost": "0.1"}, ValueError, ("glimpse_cost is '0.1'", "units of the reward")),
     ({"glimpse_cost": True}, ValueError, ("glimpse_cost is True", "at least 0")),
-    ({"foo": 1}, ValueError, ("'foo'", "accepts", "budget", "cell_scales", "glimpse_cost")),
+    (
+        {"foo": 1},
+        TypeError,
+        ("unexpected keyword argument 'foo'", "accepts", "budget", "cell_scales", "glimpse_cost"),
+    ),
 ]
 
 
@@ -87,7 +108,7 @@ def test_keywords_of_the_vector_env_alone(env_kwargs: dict[str, dict[str, Any]])
     with pytest.raises(ValueError) as error:
         gym.make_vec(EMOJI, num_envs=0, **kwargs)
     assert_says(error, "num_envs is 0", "at least 1")
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(TypeError) as error:
         gym.make(EMOJI, autoreset_mode="SAME_STEP", **env_kwargs[EMOJI])
     assert_says(error, "'autoreset_mode'", "accepts")
 
@@ -95,10 +116,73 @@ def test_keywords_of_the_vector_env_alone(env_kwargs: dict[str, dict[str, Any]])
 def test_what_an_id_supplies_itself_is_not_a_keyword(
     env_kwargs: dict[str, dict[str, Any]],
 ) -> None:
-    for name in ("scenes", "glimpse", "rollout", "canvas_grid_size"):
-        with pytest.raises(ValueError) as error:
+    for name in ("glimpse", "rollout", "task", "canvas_grid_size"):
+        with pytest.raises(TypeError) as error:
             gym.make(EMOJI, **{name: None}, **env_kwargs[EMOJI])
-        assert_says(error, f"Unknown keyword '{name}'")
+        assert_says(error, f"got an unexpected keyword argument '{name}'")
+
+
+OF_FOLDERS = [
+    ({"canvas_grid_size": 0}, ("canvas_grid_size is 0", "at least 1")),
+    ({"canvas_grid_size": 2.5}, ("canvas_grid_size is 2.5", "an integer")),
+    ({"canvas_grid_size": -1}, ("canvas_grid_size is -1", "at most 256")),
+    ({"scene_size_px": "big"}, ("scene_size_px is 'big'", "an integer")),
+    ({"scene_size_px": NAN}, ("scene_size_px is nan", "an integer")),
+    ({"scene_size_px": 10**6}, ("scene_size_px is 1000000", "at most 4096")),
+    ({"upright": "no"}, ("upright is 'no'", "True or False")),
+    ({"backbone": None}, ("backbone is None", "checkpoint")),
+    ({"backbone": 7}, ("backbone is 7", "checkpoint")),
+    ({"probe": 7}, ("probe is 7", "checkpoint")),
+]
+
+
+@pytest.mark.parametrize(("kwargs", "parts"), OF_FOLDERS, ids=[str(k[0]) for k in OF_FOLDERS])
+def test_keywords_of_folders(
+    env_kwargs: dict[str, dict[str, Any]], kwargs: dict[str, Any], parts: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError) as error:
+        gym.make(IN1K, **{**env_kwargs[IN1K], **kwargs})
+    assert_says(error, *parts)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"budget": np.int64(3)},
+        {"glimpse_cost": np.float32(0.1)},
+        {"glimpse_cost": np.int32(1)},
+        {"stop_action": np.True_},
+        {"cell_scales": np.array([0.25, 0.5], dtype=np.float32), "action": "cell"},
+        {"draw_ahead": np.uint8(1)},
+        {"device": torch.device("cpu")},
+    ],
+    ids=str,
+)
+def test_numpys_numbers_are_numbers(
+    env_kwargs: dict[str, dict[str, Any]], kwargs: dict[str, Any]
+) -> None:
+    env: Any = gym.make(EMOJI, **{**env_kwargs[EMOJI], **kwargs})
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    if "budget" in kwargs:
+        assert env.unwrapped.budget == 3 and type(env.unwrapped.budget) is int
+
+
+SEEDS = [3, np.int64(3), np.uint8(3), [3, 4], (3, np.int32(4)), np.array([3, 4]), [np.int64(3), 4]]
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=repr)
+def test_numpys_seeds_are_seeds(make_vector: MakeVector, seed: Any) -> None:
+    envs = make_vector(2)
+    expected = envs.reset(seed=3)[1]["scene"].tolist()
+    assert envs.reset(seed=seed)[1]["scene"].tolist() == expected
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "x", [1, -1], True, [0.5, 1]], ids=repr)
+def test_other_seeds_are_refused(make_vector: MakeVector, seed: Any) -> None:
+    with pytest.raises(ValueError) as error:
+        make_vector(2).reset(seed=seed)
+    assert_says(error, "seed is", "an integer, at least 0")
 
 
 def test_no_scenes(

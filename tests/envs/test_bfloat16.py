@@ -15,10 +15,15 @@ from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.tasks.classification import Classification
 
 NUM_SCENES, BATCH, BUDGET = 400, 200, 4
-CLEAR = 0.05
-"""Nats between the best two classes in float32. What is closer is decided by rounding: the plain
-core in bfloat16 names another class in 0.5 % of glimpses when its pixels change by 1e-5, and none
-where it was clear."""
+
+ONE_BIT = 2.0
+"""Both forms round weights and activations to the same 8 bits. How far that takes them from float32
+differs between processors, which add products up in other orders; an error twice as large would be
+a bit of precision lost."""
+
+SURE = 6.0
+"""Two errors of one size differ by more than this many times their size in one of 45,000 cases
+(normal errors: 6 over the square root of 2 standard deviations)."""
 
 
 def beliefs(model: CanViTForImageClassification, precision: Precision) -> torch.Tensor:
@@ -47,11 +52,11 @@ def test_the_same_classes_are_named() -> None:
         beliefs(model, precision)
         for model, precision in ((plain, "float32"), (plain, "bfloat16"), (frozen, "bfloat16"))
     )
+    errors = [(x - exact).square().mean().sqrt() for x in (usual, found)]
+    assert 0 < errors[1] < ONE_BIT * errors[0]
     best = exact.topk(2, dim=1).values
-    clear = best[:, 0] - best[:, 1] > CLEAR
+    clear = best[:, 0] - best[:, 1] > SURE * max(errors)
     named_usually, named = (x.argmax(dim=1) for x in (usual, found))
-    assert clear.float().mean() > 0.9 and len(named[clear].unique()) == 16
+    assert clear.float().mean() > 0.5 and len(named[clear].unique()) == 16
     assert (named == named_usually)[clear].float().mean() >= 0.999
-    # Rounding takes both as far from float32, not to the same place.
-    assert (named == named_usually).float().mean() > 0.985
-    assert (found - exact).norm() < 1.1 * (usual - exact).norm()
+    assert (named == exact.argmax(dim=1))[clear].float().mean() >= 0.999

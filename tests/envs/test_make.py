@@ -96,5 +96,5 @@ def test_a_cache_of_no_bytes_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=r"cache_bytes is .*; give how many bytes .*, or 0 to"):
         gym.make("CanViT-IN1k-v0", cache_bytes=wrong, **env_kwargs["CanViT-IN1k-v0"])
-    with pytest.raises(ValueError, match="Unknown keyword 'cache_bytes'"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'cache_bytes'"):
         gym.make("CanViT-Emoji-v0", cache_bytes=1, **env_kwargs["CanViT-Emoji-v0"])

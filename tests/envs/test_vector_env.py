@@ -234,7 +234,7 @@ def test_rewards_less_the_price_of_glimpses_telescope(make_vector: MakeVector, a
             else:
                 actions[i] = min(actions[i], stop - 1)
         if done.any():  # those rows start anew and no longer matter
-            envs.reset(options={"reset_mask": envs._done.copy()})
+            envs.reset(options={"reset_mask": envs.has_ended})
         _, rewards, terminated, truncated, infos = envs.step(actions)
         returns[~done] += rewards[~done]
         stopped = ~done & (stops_at == t)

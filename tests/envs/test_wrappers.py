@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorStatistics
 from gymnasium.wrappers.vector import RecordVideo as RecordVectorVideo
 
 import canvit_gym  # noqa: F401
-from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym.envs import vector_env
+from canvit_gym.envs.vector_env import COUNTS_SAME_STEP, CanViTVectorEnv
 
 
 def test_statistics_of_an_episode(env_kwargs: dict[str, dict[str, Any]]) -> None:
@@ -41,6 +44,73 @@ def test_statistics_of_a_vector_of_episodes(make_vector: Callable[..., CanViTVec
     assert infos["episode"]["l"].tolist() == [2, 2]
     gained = infos["final_info"]["potential_after"]["log_prob"] - start
     np.testing.assert_allclose(infos["episode"]["r"], gained, atol=1e-5)
+
+
+def test_statistics_of_the_second_episode(make_vector: Callable[..., CanViTVectorEnv]) -> None:
+    """Older Gymnasiums lose a step of every episode but the first under SAME_STEP."""
+    mode = "SAME_STEP" if COUNTS_SAME_STEP else "NEXT_STEP"
+    envs = RecordVectorStatistics(make_vector(2, budget=3, action="tile", autoreset_mode=mode))
+    envs.reset(seed=0)
+    lengths = []
+    for _ in range(11):
+        *_, infos = envs.step(np.array([3, 8]))
+        lengths += infos["episode"]["l"].tolist() if "episode" in infos else []
+    assert lengths == [3] * (6 if COUNTS_SAME_STEP else 4)
+
+
+def test_a_gymnasium_that_counts_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = {"num_envs": 2, "vectorization_mode": "vector_entry_point"}
+    monkeypatch.setattr(vector_env, "COUNTS_SAME_STEP", False)
+    with pytest.warns(UserWarning, match="RecordEpisodeStatistics.*NEXT_STEP"):
+        gym.make_vec("CanViT-Emoji-v0", **make)
+    monkeypatch.undo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gym.make_vec("CanViT-Emoji-v0", autoreset_mode="NEXT_STEP", **make)
+
+
+def test_frames_of_an_episode(env_kwargs: dict[str, dict[str, Any]]) -> None:
+    env = gym.make(
+        "CanViT-Emoji-v0", render_mode="rgb_array_list", budget=2, **env_kwargs["CanViT-Emoji-v0"]
+    )
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    frames: Any = env.render()
+    assert len(frames) == 2 and frames[0].shape == frames[1].shape
+
+
+def test_a_window_is_gymnasiums(env_kwargs: dict[str, dict[str, Any]]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        env = gym.make("CanViT-Emoji-v0", render_mode="human", **env_kwargs["CanViT-Emoji-v0"])
+    assert "HumanRendering" in str(env) and env.unwrapped.render_mode == "rgb_array"
+
+
+def test_infos_are_pythons_own_numbers(env_kwargs: dict[str, dict[str, Any]]) -> None:
+    env = gym.make("CanViT-Emoji-v0", budget=1, **env_kwargs["CanViT-Emoji-v0"])
+    for info in (env.reset(seed=0)[1], env.step(env.action_space.sample())[4]):
+        numbers = [info["scene"], info["correct"], *info["potential_after"].values()]
+        assert {type(number) for number in numbers} == {int, bool, float}
+    with pytest.raises(gym.error.ResetNeeded, match=r"has ended; call reset\(\) for the next"):
+        env.step(env.action_space.sample())
+
+    envs = gym.make_vec(
+        "CanViT-Emoji-v0", num_envs=2, vectorization_mode="sync", **env_kwargs["CanViT-Emoji-v0"]
+    )
+    _, infos = envs.reset(seed=0)
+    assert infos["scene"].dtype.kind == "i" and infos["correct"].dtype == bool
+    *_, infos = envs.step(envs.action_space.sample())
+    assert infos["potential_after"]["log_prob"].dtype.kind == "f"
+
+
+def test_gymnasiums_conversion_to_torch(env_kwargs: dict[str, dict[str, Any]]) -> None:
+    pytest.importorskip("array_api_compat")
+    from gymnasium.wrappers import NumpyToTorch
+
+    env = NumpyToTorch(gym.make("CanViT-Emoji-v0", **env_kwargs["CanViT-Emoji-v0"]))
+    observation, _ = env.reset(seed=0)
+    assert isinstance(observation["canvas"], torch.Tensor)
+    env.step(torch.zeros(3))
 
 
 def test_statistics_of_stopped_episodes(

@@ -163,5 +163,5 @@ def test_a_copy_goes_on_with_the_same_scenes() -> None:
 
 
 def test_a_negative_number_of_threads_is_refused() -> None:
-    with pytest.raises(ValueError, match="-1 threads can not make scenes; give 0 for none"):
+    with pytest.raises(ValueError, match="draw_ahead is -1; give threads, an integer, at least 0"):
         SceneQueue(NumberedScenes(), threads=-1)
