@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from canvit_gym.errors import with_hint
+
 if TYPE_CHECKING:
     from canvit_agents.judging.evaluate import evaluate
     from canvit_agents.learning.train import train
@@ -30,7 +32,11 @@ __all__ = ["POLICIES", "Policy", "evaluate", "load_policy", "make_policy", "trai
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"canvit_agents.{_HOMES[name]}"), name)
+    try:
+        module = import_module(f"canvit_agents.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        raise with_hint(error, what=f"canvit_agents.{name}") from error
+    value = globals()[name] = getattr(module, name)
     return value
 
 

@@ -2,14 +2,60 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib import metadata
 from operator import index
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     import torch
+
+
+class UnexpectedKeyword(TypeError):
+    """A keyword argument that an environment does not take; a TypeError, as for functions."""
+
+
+def missing_extra(what: str, *, package: str, extra: str) -> ModuleNotFoundError:
+    """The error of an optional package that is not installed, with a command that installs it.
+
+    what: who needs it, as the beginning of a sentence. The command names the checkout where this
+    package was installed from one, because the package index may not have it.
+    """
+    return ModuleNotFoundError(
+        f"{what} needs {package}, which is not installed; run "
+        f"`pip install '{_where_installed_from()}[{extra}]'`."
+    )
+
+
+EXTRAS = {
+    "matplotlib": ("matplotlib", "agents"),
+    "pyarrow": ("pyarrow", "agents"),
+    "stable_baselines3": ("stable-baselines3", "agents"),
+    "tensorboard": ("tensorboard", "agents"),
+    "yaml": ("PyYAML", "agents"),
+}
+"""The package and the extra that bring a module, by the module's name."""
+
+
+def with_hint(error: ModuleNotFoundError, *, what: str) -> ModuleNotFoundError:
+    """The error, with how to install what is missing where one of EXTRAS has it."""
+    if error.name not in EXTRAS:
+        return error
+    package, extra = EXTRAS[error.name]
+    return missing_extra(what, package=package, extra=extra)
+
+
+def _where_installed_from() -> str:
+    try:
+        source = metadata.distribution("canvit-gym").read_text("direct_url.json")
+        url = json.loads(source)["url"] if source else ""
+    except (metadata.PackageNotFoundError, ValueError, KeyError):
+        return "canvit-gym"
+    return unquote(url.removeprefix("file://")) if url.startswith("file://") else "canvit-gym"
 
 
 def require_choice(name: str, value: object, choices: Iterable[str]) -> None:

@@ -1,5 +1,7 @@
 """Every environment id. Imports nothing heavy: entry points are strings."""
 
+from importlib import import_module
+
 from gymnasium.envs.registration import register, registry
 
 from canvit_gym.checkpoint_ids import FLAGSHIP, IN1K_FINETUNED
@@ -31,6 +33,30 @@ _IDS: dict[str, dict[str, object]] = {
         "kwargs": {"backbone": FLAGSHIP, "cell_scales": [0.125, 0.25, 0.5]},
     },
 }
+
+
+def env_id_of(name: str) -> str:
+    """The id that a name stands for: "CanViT-Emoji-v0", or "module:MyEnv-v0", whose module is
+    imported so that it registers the id.
+
+    Raises ValueError where there is no such module, or no such id.
+    """
+    module, _, env_id = name.rpartition(":")
+    if module:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ValueError(
+                f"The module {module!r} of {name!r} can not be imported ({error}); give module:id "
+                "of a module that Python finds and that registers the id."
+            ) from error
+    if env_id not in registry:
+        ours = ", ".join(sorted(key for key in registry if key.startswith("CanViT-")))
+        raise ValueError(
+            f"There is no environment {env_id!r}; choose one of {ours}, or give module:id of your "
+            "own."
+        )
+    return env_id
 
 
 def register_environments() -> None:

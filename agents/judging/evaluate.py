@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 
 import canvit_gym  # noqa: F401  (registers the environments)
 from canvit_agents.judging.evidence import Evidence, evidence_path, load_evidence, save_evidence
@@ -22,10 +23,12 @@ from canvit_agents.judging.playing import Peek, play, play_batch, scene_indices
 from canvit_agents.judging.summary import format_table, summarize
 from canvit_agents.policies.base import Policy, num_glimpses
 from canvit_agents.policies.learned import LearnedPolicy
+from canvit_gym.envs.make import EnvFactory
 from canvit_gym.envs.rollout import Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.files import require_writable, write_json
 from canvit_gym.model.flops import classification_flops, glimpse_flops, segmentation_flops
+from canvit_gym.registration import env_id_of
 from canvit_gym.tasks.segmentation import Segmentation
 
 __all__ = [
@@ -56,20 +59,32 @@ def make_benchmark(
 ) -> Benchmark:
     """Make the environment by its id, from the keyword arguments that it takes.
 
-    Raises ValueError where the id is not one of this package's.
+    Raises ValueError where there is no such id, or it makes no CanViTVectorEnv.
     """
-    env_id = env_id.rpartition(":")[2]  # without the module in "canvit_gym:CanViT-Emoji-v0"
+    env_id = env_id_of(env_id)
     kwargs = dict(env_kwargs or {})
-    if not str(gym.spec(env_id).vector_entry_point).startswith("canvit_gym."):
-        ours = sorted(name for name in gym.registry if name.startswith("CanViT-"))
+    if "split" in kwargs:
         raise ValueError(
-            f"{env_id} is not an environment of canvit-gym; choose one of {', '.join(ours)}."
+            f"split is {kwargs['split']!r} among the keyword arguments; give it by --split."
         )
+    _require_ours(env_id)
     env = gym.make_vec(
         env_id, num_envs=1, vectorization_mode="vector_entry_point", split=split, **kwargs
     ).unwrapped
     assert isinstance(env, CanViTVectorEnv)
     return Benchmark(env_id=env_id, split=split, env_kwargs=kwargs, env=env)
+
+
+def _require_ours(env_id: str) -> None:
+    """Raise ValueError unless the id makes a CanViTVectorEnv."""
+    entry_point: Any = gym.spec(env_id).vector_entry_point
+    if isinstance(entry_point, str):
+        entry_point = load_env_creator(entry_point)
+    if not isinstance(getattr(entry_point, "__self__", None), EnvFactory):
+        raise ValueError(
+            f"{env_id} is not an environment of canvit-gym; choose one that is, or register one of "
+            "your own with canvit_gym.envs.make.EnvFactory."
+        )
 
 
 def evaluate(

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from canvit_gym.errors import missing_extra
 from canvit_gym.files import write_bytes
 from canvit_gym.scenes.base import Scene
 
@@ -37,10 +38,7 @@ try:
     import pyarrow as pa
     import pyarrow.parquet as pq
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "What policies see is saved with pyarrow, which is not installed; run "
-        'pip install "canvit-gym[agents]".'
-    ) from error
+    raise missing_extra("Saving what policies see", package="pyarrow", extra="agents") from error
 
 _KEY = b"canvit_gym"
 _POTENTIAL = "potential_"

@@ -15,15 +15,15 @@ from gymnasium.vector import AutoresetMode
 
 from canvit_gym.envs.rows import row
 from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym.errors import missing_extra
 
 try:
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import VecEnv
     from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "canvit_gym.adapters.sb3 needs stable-baselines3, which is not installed; run "
-        'pip install "canvit-gym[agents]".'
+    raise missing_extra(
+        "canvit_gym.adapters.sb3", package="stable-baselines3", extra="agents"
     ) from error
 
 

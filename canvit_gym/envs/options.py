@@ -18,6 +18,7 @@ from canvit_gym.envs.actions import ActionKind, require_scales
 from canvit_gym.envs.observations import ObservationKind
 from canvit_gym.envs.rollout import InitialGlimpse, Precision, require_budget
 from canvit_gym.errors import (
+    UnexpectedKeyword,
     require_bool,
     require_choice,
     require_device,
@@ -133,9 +134,9 @@ def names(options: Any) -> frozenset[str]:
 
 
 def require_known(given: Mapping[str, Any], accepted: frozenset[str], *, env: str) -> None:
-    """Raise TypeError, as Python does for functions, where an option is not accepted."""
+    """Raise UnexpectedKeyword where an option is not accepted."""
     if unknown := sorted(set(given) - accepted):
-        raise TypeError(
+        raise UnexpectedKeyword(
             f"{env} got an unexpected keyword argument {unknown[0]!r}; it accepts "
             f"{', '.join(sorted(accepted))}."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -274,3 +275,67 @@ def test_a_bug_keeps_its_traceback(
     monkeypatch.setattr(sys.modules["canvit_agents.learning.train"], "train", broken)
     with pytest.raises(TypeError, match="unsupported operand"):
         main(["train", "--env", ENV, "--out", str(tmp_path)])
+
+
+def test_help_is_quick() -> None:
+    """Nothing heavy is imported before a command runs."""
+    code = (
+        "import sys; from canvit_agents.cli.main import make_parser; make_parser(); "
+        "print([m for m in ('torch', 'stable_baselines3', 'pyarrow', 'yaml') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("module", ["stable_baselines3", "yaml"])
+def test_a_missing_extra_is_named_with_its_remedy(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; "
+        "from canvit_agents.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    asked = ["train", "--env", ENV, "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "which is not installed; run `pip install '" in done.stderr and "[agents]" in done.stderr
+
+
+def test_an_environment_of_ones_own(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mini_checkpoint: str,
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_looking.py").write_text(
+        "import gymnasium as gym\n"
+        "from canvit_gym.envs.make import EnvFactory, naming\n"
+        "from canvit_gym.geometry import MINI_GLIMPSE\n"
+        "from canvit_gym.scenes.emoji import EmojiScenes\n"
+        "def setting(*, split='train', **options):\n"
+        "    return naming(scenes=EmojiScenes(split=split), glimpse=MINI_GLIMPSE, **options)\n"
+        "env = EnvFactory('MyLooking-v0', setting)\n"
+        "vector_env = env.vector\n"
+        "gym.register('MyLooking-v0', entry_point='my_looking:env',\n"
+        "             vector_entry_point='my_looking:vector_env')\n"
+    )
+    asked = [
+        "evaluate",
+        "--env",
+        "my_looking:MyLooking-v0",
+        "--scenes",
+        "2",
+        "--policies",
+        "random",
+    ]
+    assert main([*asked, "--env-kwargs", f"backbone={mini_checkpoint}"]) == 0
+    assert "MyLooking-v0, test split, 2 scenes" in capsys.readouterr().out
+    assert main(["evaluate", "--env", "no_such:X-v0", "--policies", "random"]) == 2
+    assert "module 'no_such' of 'no_such:X-v0' can not be imported" in capsys.readouterr().err
+    assert (
+        main(["evaluate", "--env", ENV, "--policies", "random", "--env-kwargs", "split=all"]) == 2
+    )
+    assert "split is 'all' among the keyword arguments; give it by --split." in (
+        capsys.readouterr().err
+    )

@@ -15,6 +15,7 @@ from canvit_agents.judging.summary import BASELINE
 from canvit_agents.policies import Policy, make_policies, trained_env_kwargs
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.geometry import Viewpoint
+from canvit_gym.registration import env_id_of
 
 _RIVALS = (BASELINE, "coarse_to_fine")
 _SAME = 1e-6  # a scale that was rounded on its way here is still the smallest one
@@ -171,7 +172,7 @@ def make_playground(
     policy: whom to ask, as `policies.make_policy` names it. Raises what making the environment and
     the policies does.
     """
-    env_id = env_id.rpartition(":")[2]
+    env_id = env_id_of(env_id)
     asked = () if policy is None else (policy,)
     kwargs = {**trained_env_kwargs(asked, env_id=env_id), **(env_kwargs or {})}
     benchmark = make_benchmark(env_id, split=split, env_kwargs=kwargs)
