@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test notebooks bench clean
+.PHONY: demo test types coverage test-lowest test-matrix notebooks bench clean
 
 demo: .venv/agents.installed
 	.venv/bin/canvit-gym demo
@@ -10,9 +10,30 @@ demo: .venv/agents.installed
 test: .venv/test.installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(MAKE) --no-print-directory types
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --durations=10
+	@echo "All tests passed. Next: source .venv/bin/activate, then canvit-gym --help"
+
+types: .venv/test.installed
 	mkdir -p .venv/types && ln -sfn ../../agents .venv/types/canvit_agents  # mypy knows folders only
 	$(PY) -m mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --durations=10
+
+coverage: .venv/test.installed
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --cov --cov-report=term:skip-covered
+
+# The lowest versions that pyproject.toml allows, in an environment of their own.
+test-lowest: .venv-lowest/installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2
+
+# The same tests with other numbers of threads, other processors' instructions, and in random order.
+test-matrix: .venv/test.installed
+	for threads in 1 4; do OMP_NUM_THREADS=$$threads $(PY) -m pytest -q -n 2 || exit 1; done
+	for isa in AVX2 AVX512_CORE; do \
+	  OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=$$isa $(PY) -m pytest -q -n 2 || exit 1; done
+	$(PY) -m pip install --quiet pytest-randomly
+	for seed in 1 2; do \
+	  OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --randomly-seed=$$seed || exit 1; done
+	$(PY) -m pip uninstall --quiet --yes pytest-randomly
 
 # Runs the notebooks and keeps what they show, before they are committed.
 notebooks: .venv/test.installed
@@ -39,5 +60,11 @@ bench: .venv/test.installed
 	$(PY) -m pip install --quiet --no-deps --ignore-requires-python canvit-pytorch==0.2.1 canvit-core==0.2.1
 	touch $@
 
+.venv-lowest/installed: pyproject.toml .ci/lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --constraint .ci/lowest.txt --editable '.[test]'
+	.venv-lowest/bin/python -m pip install --quiet --no-deps --ignore-requires-python canvit-pytorch==0.2.1 canvit-core==0.2.1
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-lowest build dist *.egg-info

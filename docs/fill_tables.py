@@ -1,6 +1,6 @@
-"""The README's tables, written from the saved results and benchmarks: `python docs/fill_tables.py`.
+"""Tables of README and docs, written from saved results: `python docs/fill_tables.py`.
 
-A block in the README such as
+A block such as
 
     <!-- agents/pretrained/CanViT-Emoji-v0/summary_test.json -->
     ```
@@ -22,7 +22,7 @@ from canvit_agents.learning import throughput
 from canvit_gym.bench import env, model
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BENCHMARKS = {
     "benchmarks/model.json": model.format_table,
     "benchmarks/env.json": env.format_table,
@@ -43,7 +43,8 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
