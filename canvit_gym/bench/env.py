@@ -178,7 +178,10 @@ def measure(
     glimpses_per_second; rounds: the same of each. step_ms and split_ms: a step with the stopwatch,
     whole and by part. overhead_share: of it, what is not the model's.
     """
-    from gymnasium.utils.performance import benchmark_vector_step  # gymnasium >= 1.4
+    try:
+        from gymnasium.utils.performance import benchmark_vector_step
+    except ImportError as error:
+        raise ImportError("This benchmark needs gymnasium 1.4 or newer; update it.") from error
 
     envs.reset(seed=0)
     envs.action_space.seed(0)

@@ -49,7 +49,8 @@ class ViewpointEncoding(nn.Module):
         # Drawn on the CPU whatever the default device: a seed means other numbers elsewhere.
         generator = torch.Generator().manual_seed(42)
         frequencies = torch.randn(dim // 2, 3, generator=generator, device="cpu")
-        self.register_buffer("frequencies", frequencies.to(torch.get_default_device()))
+        here = torch.empty(0).device  # torch 2.9's get_default_device fails after a None
+        self.register_buffer("frequencies", frequencies.to(here))
         self.frequencies: Tensor
         self.norm = nn.LayerNorm(dim)
         nn.init.constant_(self.norm.weight, 1 / math.sqrt(dim))

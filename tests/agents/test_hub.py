@@ -24,12 +24,14 @@ from canvit_gym.model.segmentation import SegmentationProbe
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
 
     with running_hub() as found:
         monkeypatch.setattr(constants, "ENDPOINT", found.endpoint)
         template = found.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        if hasattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE"):  # before huggingface-hub 1
+            monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", "hf_stand_in")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.utils import performance
 from PIL import Image
 
 from canvit_gym.bench import __main__ as both
@@ -70,6 +71,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "measure_first_observation", lambda repeats: 1.25)
 
 
+@pytest.mark.skipif(
+    not hasattr(performance, "benchmark_vector_step"), reason="needs gymnasium 1.4 or newer"
+)
 def test_command(small: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "new" / "env.json"
     bench.main(["--num-envs", "2", "--rounds", "1", "--seconds", "0.1", "--out", str(out)])

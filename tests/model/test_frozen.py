@@ -22,6 +22,10 @@ from canvit_gym.model.frozen import FrozenCanViT
 TOLERANCE = 1e-4
 """Absolute, on outputs whose values reach 20, as in test_parity; relative to larger ones."""
 
+ONE_BIT = 2.0
+"""Twice the plain form's error would be a bit of bfloat16's eight lost; how far below that the two
+stay depends on the order in which a processor adds."""
+
 CONFIGS: dict[str, dict[str, Any]] = VARIANTS | {
     "mini8": {"backbone_name": "mini8", "canvas_num_heads": 4, "canvas_head_dim": 32},
     "qkvo_no_reads": VARIANTS["qkvo"] | {"enable_reads": False},
@@ -197,7 +201,7 @@ def test_bfloat16_agrees_with_the_plain_core(way: str, variant: str) -> None:
     for name, tensor in found.items():
         assert tensor.dtype == torch.float32
         error, usual = ((x[name] - exact[name]).norm() for x in (found, expected))
-        assert 0 < error < 1.5 * usual, f"{name}: {error} from the exact answer, usually {usual}"
+        assert 0 < error < ONE_BIT * usual, f"{name}: {error}, usually {usual}"
 
 
 def test_later_changes_of_the_plain_core_do_not_reach_it() -> None:
