@@ -13,14 +13,15 @@ from canvit_gym.errors import with_hint
 if TYPE_CHECKING:
     from canvit_agents.judging.evaluate import evaluate
     from canvit_agents.learning.train import train
-    from canvit_agents.policies import POLICIES, load_policy, make_policy
+    from canvit_agents.policies import POLICIES, make_policy
     from canvit_agents.policies.base import Policy
+    from canvit_agents.policies.learned import load_policy
 
 _HOMES = {
     "POLICIES": "policies",
     "Policy": "policies.base",
     "evaluate": "judging.evaluate",
-    "load_policy": "policies",
+    "load_policy": "policies.learned",
     "make_policy": "policies",
     "train": "learning.train",
 }

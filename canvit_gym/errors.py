@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from importlib import metadata
 from operator import index
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 if TYPE_CHECKING:
     import torch
@@ -22,12 +22,12 @@ class UnexpectedKeyword(TypeError):
 def missing_extra(what: str, *, package: str, extra: str) -> ModuleNotFoundError:
     """The error of an optional package that is not installed, with a command that installs it.
 
-    what: who needs it, as the beginning of a sentence. The command names the checkout where this
-    package was installed from one, because the package index may not have it.
+    what: who needs it, as the beginning of a sentence. The command names the checkout, file or
+    repository that this package came from, because the package index may not have it.
     """
     return ModuleNotFoundError(
         f"{what} needs {package}, which is not installed; run "
-        f"`pip install '{_where_installed_from()}[{extra}]'`."
+        f"`pip install '{_requirement(extra)}'`."
     )
 
 
@@ -49,13 +49,27 @@ def with_hint(error: ModuleNotFoundError, *, what: str) -> ModuleNotFoundError:
     return missing_extra(what, package=package, extra=extra)
 
 
-def _where_installed_from() -> str:
+def _requirement(extra: str) -> str:
+    """What pip is to be given for this package with an extra."""
+    checkout = Path(__file__).parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return f"{checkout}[{extra}]"
     try:
         source = metadata.distribution("canvit-gym").read_text("direct_url.json")
-        url = json.loads(source)["url"] if source else ""
-    except (metadata.PackageNotFoundError, ValueError, KeyError):
-        return "canvit-gym"
-    return unquote(url.removeprefix("file://")) if url.startswith("file://") else "canvit-gym"
+        origin = json.loads(source) if source else {}
+        url: str = origin.get("url", "")
+    except (metadata.PackageNotFoundError, ValueError, AttributeError):
+        origin, url = {}, ""
+    if url.startswith("file://"):
+        from urllib.request import (
+            url2pathname,
+        )  # here, because few need it and it is slow to import
+
+        return f"{url2pathname(url.removeprefix('file://'))}[{extra}]"
+    if url:  # PEP 610: an archive, or a repository of `vcs`
+        vcs = origin.get("vcs_info", {}).get("vcs")
+        return f"canvit-gym[{extra}] @ {f'{vcs}+' if vcs else ''}{url}"
+    return f"canvit-gym[{extra}]"
 
 
 def require_choice(name: str, value: object, choices: Iterable[str]) -> None:
