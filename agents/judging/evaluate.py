@@ -23,9 +23,8 @@ from canvit_agents.judging.playing import Peek, play, play_batch, scene_indices
 from canvit_agents.judging.summary import format_table, summarize
 from canvit_agents.policies.base import Policy, num_glimpses
 from canvit_agents.policies.learned import LearnedPolicy
+from canvit_gym import CanViTVectorEnv, Rollout
 from canvit_gym.envs.make import EnvFactory
-from canvit_gym.envs.rollout import Rollout
-from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.files import require_writable, write_json
 from canvit_gym.model.flops import classification_flops, glimpse_flops, segmentation_flops
 from canvit_gym.registration import env_id_of

@@ -30,9 +30,9 @@ from typing import Any
 
 import numpy as np
 
+from canvit_gym import Scene
 from canvit_gym.errors import missing_extra
 from canvit_gym.files import write_bytes
-from canvit_gym.scenes.base import Scene
 
 try:
     import pyarrow as pa

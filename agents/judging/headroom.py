@@ -34,11 +34,9 @@ from canvit_agents.policies import POLICIES
 from canvit_agents.policies.base import Policy, starting_full
 from canvit_agents.policies.oracle import Oracle
 from canvit_agents.policies.quadtree import tiles_keep_cells_whole
+from canvit_gym import Episode, Rollout, Scenes, Viewpoint
 from canvit_gym.envs.actions import ListedActions, tile_actions
-from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.files import read_json, require_writable, write_json
-from canvit_gym.geometry import Viewpoint
-from canvit_gym.scenes.base import Scenes
 
 UPPER = "oracle"
 FIXED = "fixed_sequence"

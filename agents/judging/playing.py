@@ -23,8 +23,7 @@ from tqdm import tqdm
 from canvit_agents.judging.evidence import Trajectories, concatenate, printable, scene_digest
 from canvit_agents.policies.base import Policy
 from canvit_agents.policies.oracle import Oracle
-from canvit_gym.envs.rollout import Episode, Rollout
-from canvit_gym.scenes.base import Scenes
+from canvit_gym import Episode, Rollout, Scenes
 
 MAX_BATCH = 128
 """Scenes side by side at most: more are no faster."""

@@ -20,8 +20,8 @@ from canvit_agents.learning.rewards import IoUTally
 from canvit_agents.policies.networks import crop_sums, mostly_shown
 from canvit_agents.policies.quadtree import quadtree, was_visited
 from canvit_agents.policies.target import target_box
+from canvit_gym import Episode
 from canvit_gym.envs.actions import ListedActions
-from canvit_gym.envs.rollout import Episode
 from canvit_gym.geometry import grid_centers
 from canvit_gym.scenes.base import IGNORE
 from canvit_gym.tasks.segmentation import Segmentation

@@ -19,15 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from canvit_agents.learning.ppo import new_ppo
 from canvit_agents.learning.train import load_hyperparameters
-from canvit_gym.adapters.sb3 import make_sb3_env
+from canvit_gym import CanViTConfig, CanViTForImageClassification, Rollout, make_sb3_env
 from canvit_gym.bench.env import Stopwatch, clock_of
 from canvit_gym.bench.machine import add_arguments, described, machine, write
 from canvit_gym.envs.observations import Observations
-from canvit_gym.envs.rollout import Rollout
 from canvit_gym.geometry import OFFICIAL_GLIMPSE
-from canvit_gym.model.config import CanViTConfig
 from canvit_gym.model.flops import glimpse_flops
-from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.tasks.classification import Classification
 
 NUM_ENVS = (16, 64, 128, 256)

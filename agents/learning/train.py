@@ -15,7 +15,7 @@ import yaml
 
 from canvit_agents.learning import learner_class
 from canvit_agents.learning.run import Learner, Run
-from canvit_gym.adapters.sb3 import make_sb3_env
+from canvit_gym import make_sb3_env
 from canvit_gym.files import plain_json, require_writable
 
 _REQUIRED: dict[str, Any] = {

@@ -27,10 +27,10 @@ from canvit_agents.learning.memory import Memory
 from canvit_agents.learning.run import Run
 from canvit_agents.learning.sb3_policies import CellPolicy
 from canvit_agents.policies.networks import NEVER
+from canvit_gym import CanViTVectorEnv, Scene
 from canvit_gym.envs.actions import ListedActions
-from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.errors import require_choice
-from canvit_gym.scenes.base import IGNORE, Scene
+from canvit_gym.scenes.base import IGNORE
 from canvit_gym.scenes.prefetch import SceneQueue
 from canvit_gym.tasks.segmentation import Segmentation
 from canvit_gym.training.common import grid_labels

@@ -13,9 +13,9 @@ from PIL import Image
 from canvit_agents.judging.evaluate import play_batch
 from canvit_agents.judging.evidence import file_stem, hash_of
 from canvit_agents.policies.base import Policy
+from canvit_gym import Scenes
 from canvit_gym.envs.rendering import render_episode
 from canvit_gym.files import require_writable, write_bytes
-from canvit_gym.scenes.base import Scenes
 
 
 def draw_filmstrips(

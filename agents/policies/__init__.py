@@ -19,8 +19,7 @@ from canvit_agents.policies.random import RandomPolicy
 from canvit_agents.policies.repeated import RepeatedFullScene
 from canvit_agents.policies.saved import pinned_env_kwargs, read_record
 from canvit_agents.policies.target import TargetPolicy
-from canvit_gym.envs.rollout import Rollout
-from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym import CanViTVectorEnv, Rollout
 
 __all__ = [
     "POLICIES",

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from canvit_gym.envs.rollout import Choice, Episode, Rollout
-from canvit_gym.geometry import Viewpoint
+from canvit_gym import Choice, Episode, Rollout, Viewpoint
 
 
 @dataclass(frozen=True, kw_only=True)

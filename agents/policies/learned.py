@@ -14,11 +14,9 @@ import torch
 from canvit_agents.policies.base import Policy
 from canvit_agents.policies.networks import NetworkConfig, PolicyNetwork
 from canvit_agents.policies.saved import RECORD, PolicyRecord, load_network, read_record
+from canvit_gym import CanViTVectorEnv, Choice, Episode, Rollout, Viewpoint
 from canvit_gym.envs.actions import Actions
 from canvit_gym.envs.observations import Observations
-from canvit_gym.envs.rollout import Choice, Episode, Rollout
-from canvit_gym.envs.vector_env import CanViTVectorEnv
-from canvit_gym.geometry import Viewpoint
 from canvit_gym.model.identity import BackboneIdentity
 
 PRETRAINED = "pretrained"

@@ -10,8 +10,7 @@ import torch
 from canvit_agents.policies.base import Policy
 from canvit_agents.policies.quadtree import quadtree
 from canvit_agents.policies.random import draw_viewpoints
-from canvit_gym.envs.rollout import Episode
-from canvit_gym.geometry import Viewpoint
+from canvit_gym import Episode, Viewpoint
 
 _LEVEL, _TILES = 2, 1 + 4 + 16
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from canvit_agents.policies.base import Policy
-from canvit_gym.envs.rollout import Episode
-from canvit_gym.geometry import SAME_PLACE, Viewpoint, grid_centers
+from canvit_gym import Episode, Viewpoint
+from canvit_gym.geometry import SAME_PLACE, grid_centers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from canvit_agents.policies.base import Policy, concatenate
-from canvit_gym.envs.rollout import Episode
-from canvit_gym.geometry import Viewpoint, random_viewpoint
+from canvit_gym import Episode, Viewpoint
+from canvit_gym.geometry import random_viewpoint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from canvit_agents.policies.base import Policy
-from canvit_gym.envs.rollout import Episode
-from canvit_gym.geometry import Viewpoint
+from canvit_gym import Episode, Viewpoint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from canvit_agents.policies.base import Policy
-from canvit_gym.envs.rollout import Episode
-from canvit_gym.geometry import Viewpoint
-from canvit_gym.scenes.base import Scene
+from canvit_gym import Episode, Scene, Viewpoint
 
 
 @dataclass(frozen=True, kw_only=True)

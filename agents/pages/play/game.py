@@ -13,8 +13,7 @@ from canvit_agents.judging.evaluate import Benchmark, make_benchmark
 from canvit_agents.judging.playing import play_batch
 from canvit_agents.judging.summary import BASELINE
 from canvit_agents.policies import Policy, make_policies, trained_env_kwargs
-from canvit_gym.envs.rollout import Episode, Rollout
-from canvit_gym.geometry import Viewpoint
+from canvit_gym import Episode, Rollout, Viewpoint
 from canvit_gym.registration import env_id_of
 
 _RIVALS = (BASELINE, "coarse_to_fine")

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from canvit_gym.envs.rollout import Episode, Rollout
-from canvit_gym.geometry import Viewpoint, grid_centers
+from canvit_gym import Episode, Rollout, Viewpoint
+from canvit_gym.geometry import grid_centers
 from canvit_gym.preprocess import denormalize
 
 _UNSEEN = 0.5  # grey

@@ -24,12 +24,9 @@ from canvit_agents.pages.report.saved import SavedRun
 from canvit_agents.pages.web.steps import Step, describe_step
 from canvit_agents.policies.base import starting_blind, starting_full
 from canvit_agents.policies.repeated import RepeatedFullScene
+from canvit_gym import CanViTVectorEnv, Episode, Rollout, Scene, Viewpoint
 from canvit_gym.envs.actions import ListedActions, cell_actions
 from canvit_gym.envs.rendering import PANEL_PX
-from canvit_gym.envs.rollout import Episode, Rollout
-from canvit_gym.envs.vector_env import CanViTVectorEnv
-from canvit_gym.geometry import Viewpoint
-from canvit_gym.scenes.base import Scene
 
 MAPS = 3
 """How many of the episodes get a reward map: one of each kind."""
