@@ -30,10 +30,9 @@ test-matrix: .venv/test.installed
 	for threads in 1 4; do OMP_NUM_THREADS=$$threads $(PY) -m pytest -q -n 2 || exit 1; done
 	for isa in AVX2 AVX512_CORE; do \
 	  OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=$$isa $(PY) -m pytest -q -n 2 || exit 1; done
-	$(PY) -m pip install --quiet pytest-randomly
-	for seed in 1 2; do \
-	  OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --randomly-seed=$$seed || exit 1; done
-	$(PY) -m pip uninstall --quiet --yes pytest-randomly
+	$(PY) -m pip install --quiet --upgrade --no-deps --target .venv/random pytest-randomly
+	for seed in 1 2; do OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/.venv/random \
+	  $(PY) -m pytest -q -n 2 -p randomly --randomly-seed=$$seed || exit 1; done
 
 # Runs the notebooks and keeps what they show, before they are committed.
 notebooks: .venv/test.installed

@@ -35,6 +35,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", "hf_stand_in")
+        for name in ("no_proxy", "NO_PROXY"):  # a proxy would look for this machine at its own
+            monkeypatch.setenv(name, "127.0.0.1")
         monkeypatch.delenv("CANVIT_HUB_ROOT", raising=False)
         yield found
 

@@ -282,8 +282,12 @@ def test_all_thousand_ids_of_imagenet(tmp_path: Path) -> None:
 def test_names_without_one_meaning_are_refused(
     tmp_path: Path, names: tuple[str, ...], classes: Any, message: str
 ) -> None:
+    try:
+        root = folders(tmp_path, *names)
+    except UnicodeEncodeError:
+        pytest.skip("this file system's encoding cannot write such names")
     with pytest.raises(ValueError, match=message):
-        FolderScenes(folders(tmp_path, *names), classes=classes)
+        FolderScenes(root, classes=classes)
 
 
 def test_links_that_lead_nowhere_are_refused_by_name(tmp_path: Path) -> None:
