@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from canvit_gym.tasks.classification import Classification
 from canvit_gym.tasks.segmentation import Segmentation
 from canvit_gym.training.mini import MINI_CONFIG
 
-torch.set_num_threads(1)  # pytest-xdist has one worker a core already
+# One, unless told otherwise: pytest-xdist has one worker a core already.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 WNIDS = ("n01440764", "n01443537", "n02123045", "n03063599")
 
