@@ -1,5 +1,6 @@
 # `make demo` and `make test` are all that a newcomer needs; both create .venv where there is none.
 PYTHON ?= python3
+LOWEST_PYTHON ?= python3.11
 PY := .venv/bin/python
 
 .PHONY: demo test types coverage test-lowest test-matrix notebooks bench clean
@@ -61,7 +62,7 @@ bench: .venv/test.installed
 	touch $@
 
 .venv-lowest/installed: pyproject.toml .ci/lowest.txt
-	$(PYTHON) -m venv .venv-lowest
+	$(LOWEST_PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --constraint .ci/lowest.txt --editable '.[test]'
 	.venv-lowest/bin/python -m pip install --quiet --no-deps --ignore-requires-python canvit-pytorch==0.2.1 canvit-core==0.2.1
 	touch $@
