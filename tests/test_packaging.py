@@ -138,6 +138,7 @@ def test_an_editable_install_is_the_checkout(tmp_path: Path) -> None:
     (packages,) = (tmp_path / "prefix").rglob("site-packages")
     code = (
         f"import site, sys; site.addsitedir({str(packages)!r}); sys.path.append({DEPENDENCIES!r})\n"
+        "sys.meta_path.insert(0, sys.meta_path.pop())\n"  # another installation comes after it
         "import canvit_agents.cli.main, canvit_gym, canvit_gym.errors\n"
         "print(canvit_agents.__file__, canvit_gym.__file__, canvit_gym.__version__)\n"
         "print(canvit_gym.errors.missing_extra('It', package='x', extra='agents'))"
