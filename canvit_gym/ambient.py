@@ -34,7 +34,7 @@ def plain_torch(function: Callable[P, T]) -> Callable[P, T]:
             stack.enter_context(torch.no_grad())
             for kind in ("cpu", "cuda"):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-            if torch.get_default_device().type != "cpu":
+            if _default_device() != "cpu":
                 stack.enter_context(torch.device("cpu"))
             dtype = torch.get_default_dtype()
             if dtype != torch.float32:
@@ -51,8 +51,16 @@ def _is_plain() -> bool:
         or torch.is_autocast_enabled("cpu")
         or torch.is_autocast_enabled("cuda")
         or torch.get_default_dtype() != torch.float32
-        or torch.get_default_device().type != "cpu"
+        or _default_device() != "cpu"
     )
+
+
+def _default_device() -> str:
+    """The type of the device on which tensors are made where nobody says."""
+    try:
+        return torch.get_default_device().type
+    except AttributeError:  # torch 2.9, once the default was set and then set back to None
+        return "cpu"
 
 
 def _after_fork() -> None:

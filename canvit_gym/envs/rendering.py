@@ -9,7 +9,9 @@ Coordinates are (row, col) as everywhere; only the calls to Pillow, which wants 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from torch import Tensor
 from canvit_gym.envs.palette import IGNORED, class_colours, heat
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.geometry import Viewpoint, pixel_boxes
+from canvit_gym.model.canvit import RecurrentState
 from canvit_gym.preprocess import denormalize
 from canvit_gym.scenes.base import IGNORE
 
@@ -39,8 +42,12 @@ _GLIMPSE, _EARLIER, _LABEL, _OTHER = (255, 196, 0), (255, 228, 150), (26, 148, 8
 
 Colour = tuple[int, int, int]
 
-Panel = tuple[str, Image.Image]
-"""A caption and what stands below it, PANEL_PX high."""
+
+class Panel(NamedTuple):
+    """A caption and what stands below it, PANEL_PX high."""
+
+    caption: str
+    image: Image.Image
 
 
 def render_episode(episode_of_one: Episode, *, rollout: Rollout) -> np.ndarray:
@@ -49,7 +56,8 @@ def render_episode(episode_of_one: Episode, *, rollout: Rollout) -> np.ndarray:
     if rollout.task.decodes_canvas:
         rows = _segmentation_rows(episode_of_one, rollout)
     else:
-        rows = [[*_looking(episode_of_one, rollout), ("belief", _belief(episode_of_one, rollout))]]
+        belief = Panel("belief", _belief(episode_of_one, rollout))
+        rows = [[*looking_panels(episode_of_one, rollout=rollout), belief]]
     step = _CAPTION + PANEL_PX + _GAP
     page = Image.new("RGB", (_WIDTH, 2 * _MARGIN + len(rows) * step - _GAP), _PAPER)
     draw = ImageDraw.Draw(page)
@@ -62,32 +70,64 @@ def render_episode(episode_of_one: Episode, *, rollout: Rollout) -> np.ndarray:
     return np.array(page)
 
 
-def pca_rgb(tokens: Tensor) -> np.ndarray:
-    """Colours of N tokens [N, C] along their three principal components: uint8 [N, 3].
+@dataclass(frozen=True, kw_only=True)
+class CanvasColours:
+    """Colours of canvas cells, the same ones for all frames of an episode.
 
-    Each component points where its largest coefficient is positive, and is spread over 0 .. 255.
+    mean: float64 [C]. components: float64 [C, 3], for red, green and blue. low, high: float64 [3],
+    the values that become 0 and 255; what lies beyond them is cut off.
     """
-    centred = (tokens - tokens.mean(dim=0)).double()
-    components = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -3:].flip(1)  # [C, 3]
-    largest = components.gather(0, components.abs().argmax(dim=0, keepdim=True))
-    values = centred @ (components * largest.sign())
-    low, high = values.amin(dim=0), values.amax(dim=0)
-    spread = high - low
-    # Before the first glimpse all cells are equal, and rounding errors are nothing to show.
-    scaled = torch.where(spread > 1e-6, (values - low) / spread.clamp(min=1e-6), 0.5)
-    return (scaled * 255).round().byte().cpu().numpy()
+
+    mean: Tensor
+    components: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def fit(cls, tokens: Tensor) -> CanvasColours:
+        """The three principal components of tokens [N, C], each pointing where its largest
+        coefficient is positive, with a quarter of their range to spare on both sides."""
+        tokens = tokens.double()
+        mean = tokens.mean(dim=0)
+        centred = tokens - mean
+        components = torch.linalg.eigh(centred.T @ centred).eigenvectors[:, -3:].flip(1)
+        largest = components.gather(0, components.abs().argmax(dim=0, keepdim=True))
+        components = components * largest.sign()
+        values = centred @ components
+        low, high = values.amin(dim=0), values.amax(dim=0)
+        # Where all cells are equal, rounding errors are nothing to show.
+        spare = torch.where(high - low > 1e-6, (high - low) / 4, 1.0)
+        return cls(mean=mean, components=components, low=low - spare, high=high + spare)
+
+    def __call__(self, tokens: Tensor) -> np.ndarray:
+        """The colours of tokens [N, C]: uint8 [N, 3]."""
+        values = (tokens.double() - self.mean) @ self.components
+        shares = ((values - self.low) / (self.high - self.low)).clamp(0, 1)
+        return (shares * 255).round().byte().cpu().numpy()
 
 
-def _looking(episode: Episode, rollout: Rollout) -> list[Panel]:
-    """What was looked at, what was seen there, and what is remembered."""
+def canvas_colours(episode_of_one: Episode, *, rollout: Rollout) -> CanvasColours:
+    """The colours of an episode: from the canvas after its first glimpse, so that no later frame
+    changes them. Before that glimpse all cells are alike, and grey."""
+    return CanvasColours.fit(_canvas_tokens(rollout.first_state(episode_of_one), rollout))
+
+
+def _canvas_tokens(state: RecurrentState, rollout: Rollout) -> Tensor:
+    """Canvas patches of one scene after a LayerNorm: float32 [G^2, C]."""
+    patches = rollout.task.model.canvit.canvas_patches(state)[0].float()
+    return F.layer_norm(patches, patches.shape[-1:])
+
+
+def looking_panels(episode: Episode, *, rollout: Rollout) -> list[Panel]:
+    """Pictures of what was looked at, what was seen there, and what is remembered."""
     viewpoints = _viewpoints(episode)
     seen = "glimpse"
     if count := viewpoints.batch_size:
         seen = f"glimpse {count - 1}, scale {float(viewpoints.scales[-1]):.2f}"
     return [
-        ("scene", _scene(episode, viewpoints)),
-        (seen, _glimpse(episode, viewpoints, rollout)),
-        ("canvas (PCA)", _canvas(episode, viewpoints, rollout)),
+        Panel("scene", _scene(episode, viewpoints)),
+        Panel(seen, _glimpse(episode, viewpoints, rollout)),
+        Panel("canvas (PCA)", _canvas(episode, viewpoints, rollout)),
     ]
 
 
@@ -147,9 +187,8 @@ def _glimpse(episode: Episode, viewpoints: Viewpoint, rollout: Rollout) -> Image
 
 
 def _canvas(episode: Episode, viewpoints: Viewpoint, rollout: Rollout) -> Image.Image:
-    patches = rollout.task.model.canvit.canvas_patches(episode.state)[0].float()
     size = rollout.glimpse.canvas_grid_size
-    colours = pca_rgb(F.layer_norm(patches, patches.shape[-1:]))
+    colours = canvas_colours(episode, rollout=rollout)(_canvas_tokens(episode.state, rollout))
     panel = _enlarge(colours.reshape(size, size, 3))
     if viewpoints.batch_size:
         _bold(ImageDraw.Draw(panel), viewpoints[-1:])
@@ -192,29 +231,43 @@ def _budget(draw: ImageDraw.ImageDraw, episode: Episode, rollout: Rollout) -> No
     _bar(draw, top=PANEL_PX - _BAR_PX, share=looks / budget, colour=_GLIMPSE)
 
 
-def _segmentation_rows(episode: Episode, rollout: Rollout) -> list[list[Panel]]:
-    """The canvas that was decoded beside the truth; masks are shown as they are compared."""
-    names = rollout.task.class_names
-    decoded, true = _decode(episode), episode.targets[0].cpu().numpy()
+def mask_panels(episode: Episode, *, rollout: Rollout) -> list[Panel]:
+    """Pictures of where the segmentation is uncertain, of what is decoded, and of the truth; masks
+    are shown as they are compared."""
+    count = len(rollout.task.class_names)
     accuracy, iou = (float(episode.potentials[name]) for name in ("pixel_accuracy", "mean_iou"))
     entropy = rollout.task.entropy_map(episode.belief)[0].cpu().numpy()
-    most = math.log(max(len(names), 2))
-    shares = np.stack([_areas(decoded), _areas(true)])
+    most = math.log(max(count, 2))
+    return [
+        Panel(f"entropy: mean {entropy.mean():.2f} of {most:.2f} nats", _heat_map(entropy / most)),
+        Panel(f"decoded: {accuracy:.0%} right, mIoU {iou:.2f}", _mask(_decode(episode), count)),
+        Panel("true mask", _mask(_true(episode), count)),
+    ]
+
+
+def _segmentation_rows(episode: Episode, rollout: Rollout) -> list[list[Panel]]:
+    """The canvas that was decoded beside the truth, and what fills most of both."""
+    num_classes = len(rollout.task.class_names)
+    shares = np.stack([_areas(_decode(episode)), _areas(_true(episode))])
     total = shares.sum(axis=0)
     largest = [i for i in np.argsort(-total, kind="stable")[:_ROWS].tolist() if total[i]]
+    entropy, decoded, true = mask_panels(episode, rollout=rollout)
     return [
+        [*looking_panels(episode, rollout=rollout), entropy],
         [
-            *_looking(episode, rollout),
-            (f"entropy: mean {entropy.mean():.2f} of {most:.2f} nats", _heat_map(entropy / most)),
-        ],
-        [
-            (f"decoded: {accuracy:.0%} right, mIoU {iou:.2f}", _mask(decoded, len(names))),
-            ("true mask", _mask(true, len(names))),
-            ("largest classes", _legend(largest, episode, rollout)),
-            ("decoded", _shares(shares[0], largest, len(names))),
-            ("true", _shares(shares[1], largest, len(names))),
+            decoded,
+            true,
+            Panel("largest classes", _legend(largest, episode, rollout)),
+            Panel("decoded", _shares(shares[0], largest, num_classes)),
+            Panel("true", _shares(shares[1], largest, num_classes)),
         ],
     ]
+
+
+def _true(episode: Episode) -> np.ndarray:
+    """The true mask: uint8 [S, S]."""
+    mask: np.ndarray = episode.targets[0].cpu().numpy()
+    return mask
 
 
 def _decode(episode: Episode) -> np.ndarray:

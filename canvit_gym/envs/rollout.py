@@ -244,6 +244,19 @@ class Rollout:
         looked = self.look(episode.select(going), choice.viewpoint[going])
         return stopped.put(going, looked)
 
+    @plain_torch
+    def first_state(self, episode: Episode) -> RecurrentState:
+        """The state after the first glimpse of each episode, or the blank one where none has a
+        glimpse; computed again, which costs a glimpse."""
+        blank = self.task.model.init_state(
+            batch_size=episode.batch_size, canvas_grid_size=self.glimpse.canvas_grid_size
+        )
+        if not bool(episode.glimpses.all()):
+            return blank
+        first = episode.history[:, 0]
+        viewpoint = Viewpoint(centers=first[:, :2].contiguous(), scales=first[:, 2].contiguous())
+        return self._take_in(episode.pictures, blank, viewpoint, consume_state=True)
+
     def finished(self, episode: Episode) -> Tensor:
         """Which episodes have ended, stopped or with their budget used: bool [B]."""
         return episode.stopped | (episode.looks >= self.budget)

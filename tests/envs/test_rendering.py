@@ -14,13 +14,18 @@ from PIL import ImageDraw
 
 from canvit_gym.envs import rendering
 from canvit_gym.envs.palette import IGNORED, class_colours, heat, oklab
-from canvit_gym.envs.rendering import PANEL_PX, pca_rgb, render_episode
+from canvit_gym.envs.rendering import (
+    PANEL_PX,
+    CanvasColours,
+    canvas_colours,
+    render_episode,
+)
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import MINI_GLIMPSE, Viewpoint
 from canvit_gym.model.segmentation import CanViTForSemanticSegmentation, SegmentationProbe
 from canvit_gym.scenes.base import IGNORE, Scene
-from canvit_gym.scenes.emoji import MASK_CLASS_NAMES
+from canvit_gym.scenes.emoji import MASK_CLASS_NAMES, EmojiScenes
 from canvit_gym.tasks.segmentation import Segmentation
 
 MakeRollout = Callable[..., Rollout]
@@ -181,18 +186,47 @@ def test_bars_are_as_long_as_the_belief_and_the_budget(make_rollout: MakeRollout
 def test_pca_colours_are_the_tokens_own() -> None:
     tokens = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
     order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
-    colours = pca_rgb(tokens)
-    assert colours.min() == 0 and colours.max() == 255
-    difference = pca_rgb(tokens[order]).astype(int) - colours[order.numpy()]
+    colours = CanvasColours.fit(tokens)(tokens)
+    # A quarter of the range to spare on both sides: from 255 / 6 to 255 * 5 / 6.
+    assert colours.min() == 42 and colours.max() == 212
+    difference = CanvasColours.fit(tokens[order])(tokens).astype(int) - colours
     assert np.abs(difference).max() <= 1
-    assert (pca_rgb(torch.ones(64, 16)) == 128).all()
+    same = torch.ones(64, 16)
+    assert (CanvasColours.fit(same)(same) == 128).all()
 
 
 def test_the_first_colour_is_the_direction_of_largest_variance() -> None:
     tokens = torch.randn(64, 16, generator=torch.Generator().manual_seed(0)) * 0.1
     tokens[:, 5] = torch.linspace(-3, 3, 64)
-    red = pca_rgb(tokens)[:, 0].astype(int)
-    assert np.abs(red - np.linspace(0, 255, 64)).max() < 15
+    red = CanvasColours.fit(tokens)(tokens)[:, 0].astype(int)
+    assert np.abs(red - np.linspace(42.5, 212.5, 64)).max() < 15
+
+
+def test_a_cell_that_stays_keeps_its_colour(make_rollout: MakeRollout) -> None:
+    """The colours of an episode's frames are those of its first canvas, whatever comes later."""
+    rollout = make_rollout(budget=2)
+    first = rollout.start([EmojiScenes(split="train")[0]])
+    corner = Viewpoint(centers=torch.tensor([[-0.75, -0.75]]), scales=torch.tensor([0.25]))
+    later = rollout.look(first, corner)
+    colours, then = (canvas_colours(e, rollout=rollout) for e in (first, later))
+    for name in ("mean", "components", "low", "high"):
+        assert torch.equal(getattr(colours, name), getattr(then, name))
+    # Cells of the first canvas put back among the later ones are drawn as they were.
+    kept = torch.arange(later.state.canvas.shape[1]) % 2 == 0
+    mixed = torch.where(kept[:, None], first.state.canvas, later.state.canvas)
+    half = replace(later, state=replace(later.state, canvas=mixed))
+    panels = [panel_of(render_episode(e, rollout=rollout), column=2) for e in (first, later, half)]
+    before, after, both = (p[CELL_PX // 2 :: CELL_PX, CELL_PX // 2 :: CELL_PX] for p in panels)
+    patches = kept[-(GRID**2) :].reshape(GRID, GRID).clone()
+    patches[0, 0] = False  # behind the edge of the glimpse and its number
+    np.testing.assert_array_equal(both[patches], before[patches])
+    assert (before != after).any()
+
+
+def test_before_the_first_glimpse_the_canvas_is_grey(make_rollout: MakeRollout) -> None:
+    rollout = make_rollout(initial_glimpse=None)
+    frame = render_episode(rollout.start([EmojiScenes(split="train")[0]]), rollout=rollout)
+    assert (panel_of(frame, column=2) == 128).all()
 
 
 def test_a_vector_env_renders_each_row(make_vector: Callable[..., CanViTVectorEnv]) -> None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import socket
 import sys
 import traceback
 import webbrowser
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Lock, Thread, Timer
 from typing import Any
 
 import numpy as np
@@ -68,6 +70,7 @@ class PlayServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # connections that wait to be accepted; the usual 5 lose requests
 
     def __init__(self, playground: Playground, *, port: int = 0) -> None:
         try:
@@ -166,8 +169,25 @@ class _Handler(BaseHTTPRequestHandler):
     server: PlayServer
     server_version, sys_version = "canvit-gym", ""
     timeout = 30
+    reading_s = 30.0
+    """A whole request must be there within so many seconds, however it drips in."""
+
+    def setup(self) -> None:
+        super().setup()
+        self._deadline = Timer(self.reading_s, self._hang_up)
+        self._deadline.daemon = True
+        self._deadline.start()
+
+    def finish(self) -> None:
+        self._deadline.cancel()
+        super().finish()
+
+    def _hang_up(self) -> None:
+        with suppress(OSError):  # it is closed already
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
+        self._deadline.cancel()
         try:
             self._require_loopback()
             name = self._path
@@ -212,7 +232,16 @@ class _Handler(BaseHTTPRequestHandler):
                 f"The request's length is {length or 'not given'}; at most {_MAX_BODY_BYTES} bytes "
                 "are read.",
             )
-        return self.rfile.read(int(length))
+        try:
+            body = self.rfile.read(int(length))
+        except (TimeoutError, ConnectionError):
+            body = b""
+        self._deadline.cancel()
+        if len(body) < int(length):
+            raise _RefusedError(
+                HTTPStatus.REQUEST_TIMEOUT, "The request's body did not come; send it again."
+            )
+        return body
 
     def _require_loopback(self) -> None:
         host = self.headers.get("Host", "")

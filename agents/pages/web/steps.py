@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from canvit_gym.envs.palette import IGNORED, class_colours
-from canvit_gym.envs.rendering import PANEL_PX, render_episode
+from canvit_gym.envs.rendering import looking_panels, mask_panels
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.scenes.base import IGNORE
 
 _ROWS = 6  # classes that are named
-_HALF_GAP, _CAPTION = 8, 24  # of a rendered frame: around each panel, and above it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,39 +78,32 @@ def describe_belief(
 def draw_panels(
     episode: Episode, *, rollout: Rollout, with_truth: bool = True
 ) -> tuple[Panel, ...]:
-    """Those of the rendered frame that are pictures; what is text there is text here. Of one scene,
-    the scene itself first; the true mask last, where there is one and it is asked for."""
-    pictures = cut_frame(render_episode(episode, rollout=rollout))
+    """The panels of a rendered frame that are pictures; what is text there is text here. Of one
+    scene, the scene itself first; the true mask last, where there is one and it is asked for."""
     t = int(episode.glimpses[0]) - 1
     boxes = "the box of glimpse 0" if t == 0 else f"the boxes of glimpses 0 to {t}"
     now = f"after glimpse {t}" if t >= 0 else "before the first glimpse"
-    panels = [
+    drawn = looking_panels(episode, rollout=rollout)
+    texts = [
         ("scene", f"The scene with {boxes}" if t >= 0 else "The scene"),
         ("glimpse", f"What CanViT sees at glimpse {t}" if t >= 0 else "No glimpse yet"),
-        ("canvas (PCA)", f"The canvas {now}, three principal components as colours"),
+        (
+            "canvas (PCA)",
+            f"The canvas {now}: three principal components of the first one as colours",
+        ),
     ]
     if rollout.task.decodes_canvas:
-        panels += [
+        masks = mask_panels(episode, rollout=rollout)
+        drawn += masks if with_truth else masks[:-1]
+        texts += [
             ("entropy", f"Where the segmentation is uncertain {now}, bright for more"),
             ("decoded mask", f"The segmentation decoded {now}"),
+            ("true mask", "The true segmentation"),
         ]
-        if with_truth:
-            panels.append(("true mask", "The true segmentation"))
     return tuple(
-        Panel(title=title, alt=alt, picture=picture)
-        for (title, alt), picture in zip(panels, pictures, strict=False)
+        Panel(title=title, alt=alt, picture=np.array(panel.image))
+        for (title, alt), panel in zip(texts, drawn, strict=False)
     )
-
-
-def cut_frame(frame: np.ndarray) -> list[np.ndarray]:
-    """The panels of `rendering.render_episode`'s frame without their captions, uint8 [PANEL_PX,
-    PANEL_PX, 3]: left to right, then down."""
-    height, width = PANEL_PX + _CAPTION + 2 * _HALF_GAP, PANEL_PX + 2 * _HALF_GAP
-    inner = frame[_HALF_GAP:-_HALF_GAP, _HALF_GAP:-_HALF_GAP]
-    tiles = inner.reshape(inner.shape[0] // height, height, -1, width, 3).swapaxes(1, 2)
-    top = _HALF_GAP + _CAPTION
-    panels = tiles[:, :, top : top + PANEL_PX, _HALF_GAP : _HALF_GAP + PANEL_PX]
-    return list(panels.reshape(-1, PANEL_PX, PANEL_PX, 3))
 
 
 def _of_label(episode: Episode, rollout: Rollout, with_truth: bool) -> tuple[str, list[Belief]]:

@@ -8,6 +8,8 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from pathlib import Path
@@ -25,6 +27,7 @@ from canvit_agents.cli.main import main
 from canvit_agents.judging.evaluate import evaluate
 from canvit_agents.judging.evidence import Evidence
 from canvit_agents.pages.play import PlayServer, make_playground
+from canvit_agents.pages.play import server as server_module
 from canvit_agents.pages.play.game import Game, Playground, played_by
 from canvit_agents.pages.play.seen import seen_so_far
 from canvit_agents.pages.play.views import view
@@ -112,6 +115,51 @@ def open_page() -> Iterator[Callable[[Playground], Page]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+def test_many_requests_at_once_are_all_answered(
+    naming: Playground, open_page: Callable[[Playground], Page]
+) -> None:
+    page = open_page(naming)
+    with ThreadPoolExecutor(100) as pool:
+        replies = list(pool.map(lambda _: page.ask("truth", shown=True).status, range(100)))
+    assert replies == [200] * 100
+
+
+@pytest.mark.parametrize("sent", ["half of the head", "no body", "half of the body", "a drip"])
+def test_a_request_that_never_comes_is_given_up_quietly(
+    naming: Playground,
+    open_page: Callable[[Playground], Page],
+    sent: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    page = open_page(naming)
+    monkeypatch.setattr(server_module._Handler, "reading_s", 0.5)
+    address = f"127.0.0.1:{page.server.server_port}"
+    head = (
+        f"POST /truth HTTP/1.1\r\nHost: {address}\r\nOrigin: http://{address}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 40\r\n\r\n"
+    ).encode()
+    data = {"half of the head": head[:60], "half of the body": head + b'{"session"'}.get(sent, head)
+    with socket.create_connection(("127.0.0.1", page.server.server_port), timeout=20) as connection:
+        started = time.monotonic()
+        if sent == "a drip":
+            with suppress(OSError):
+                for byte in head:
+                    connection.sendall(bytes([byte]))
+                    time.sleep(0.05)
+        else:
+            connection.sendall(data)
+        answer = b""
+        with suppress(OSError):  # it may be reset instead of closed
+            while chunk := connection.recv(4096):
+                answer += chunk
+    assert time.monotonic() - started < 15
+    assert answer == b"" or b" 408 " in answer
+    assert page.ask("truth", shown=True).status == 200  # the server goes on
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.err + captured.out
 
 
 @pytest.fixture(scope="module")

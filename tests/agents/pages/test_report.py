@@ -32,7 +32,7 @@ from canvit_agents.pages.report.replay import Replay, pick_scenes, replay
 from canvit_agents.pages.report.saved import load_run
 from canvit_agents.pages.web.markup import Markup, element, interval, join, number, text_of
 from canvit_agents.pages.web.parts import page_style, read_asset
-from canvit_agents.pages.web.steps import cut_frame
+from canvit_agents.pages.web.steps import draw_panels
 from canvit_agents.policies import make_policies
 from canvit_gym.envs.palette import oklab
 from canvit_gym.envs.rendering import PANEL_PX, render_episode
@@ -636,23 +636,29 @@ def test_reward_maps_mark_the_choice(named: Played) -> None:
         assert sum(len(svg.find("title")) for svg in drawings) == 3 * 64
 
 
-def test_frames_are_cut_where_their_panels_are(
+def test_panels_are_those_of_the_rendered_frame(
     make_rollout: Callable[..., Rollout], make_segmentation_rollout: Callable[..., Rollout]
 ) -> None:
     scene = EmojiScenes(split="train")[0]
-    for make, count in ((make_rollout, 4), (make_segmentation_rollout, 8)):
+    for make, count in ((make_rollout, 3), (make_segmentation_rollout, 6)):
         rollout = make(budget=2)
         episode = rollout.start([scene])
         viewpoint = Viewpoint(centers=torch.tensor([[0.25, -0.5]]), scales=torch.tensor([0.3]))
         episode = rollout.look(episode, viewpoint)
-        panels = cut_frame(render_episode(episode, rollout=rollout))
+        panels = [panel.picture for panel in draw_panels(episode, rollout=rollout)]
         assert len(panels) == count
         assert all(panel.shape == (PANEL_PX, PANEL_PX, 3) for panel in panels)
+        frame = render_episode(episode, rollout=rollout)
+        for panel in panels:
+            assert any(  # somewhere in the frame stands the very panel
+                np.array_equal(frame[top : top + PANEL_PX, left : left + PANEL_PX], panel)
+                for top in (40, 336)
+                for left in range(16, frame.shape[1] - PANEL_PX, PANEL_PX + 16)
+            )
         # Enlarged without smoothing: every pixel of the glimpse is a block, to its very edges.
         side = PANEL_PX // rollout.glimpse.glimpse_size_px
         blocks = panels[1].reshape(32, side, 32, side, 3)
         assert (blocks == blocks[:, :1, :, :1]).all()
-        assert (panels[1][[0, -1]] != 255).any() and (panels[1][:, [0, -1]] != 255).any()
 
 
 def test_fewer_episodes_of_another_policy(named: Played, tmp_path: Path) -> None:
