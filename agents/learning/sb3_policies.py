@@ -128,7 +128,8 @@ class CellPolicy(CanvasPolicy):
     """
 
     def network(self) -> CellNetwork:
-        network = CellNetwork(self.config)
+        network = PolicyNetwork.build(self.config)
+        assert isinstance(network, CellNetwork)
         network.features.load_state_dict(self.extractor.maps.state_dict())
         network.places.load_state_dict(self.heads.places.state_dict())
         return network.cpu().eval()
@@ -167,7 +168,8 @@ class GaussianPolicy(CanvasPolicy):
     space has it, whether to stop."""
 
     def network(self) -> BoxNetwork:
-        network = BoxNetwork(self.config)
+        network = PolicyNetwork.build(self.config)
+        assert isinstance(network, BoxNetwork)
         network.features.load_state_dict(self.extractor.maps.state_dict())
         network.hidden.load_state_dict(self.mlp_extractor.policy_net[0].state_dict())
         network.mean.load_state_dict(self.action_net.state_dict())

@@ -283,8 +283,10 @@ class PolicyNetwork(nn.Module):
 
     @staticmethod
     def build(config: NetworkConfig) -> PolicyNetwork:
-        """The network of a config, with new weights."""
-        return CellNetwork(config) if config.action == "cell" else BoxNetwork(config)
+        """The network of a config, with new weights, drawn without changing torch's generator."""
+        # Else each save of a policy would change how its training goes on.
+        with torch.random.fork_rng(devices=[]):
+            return CellNetwork(config) if config.action == "cell" else BoxNetwork(config)
 
 
 class CellNetwork(PolicyNetwork):

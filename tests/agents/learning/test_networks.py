@@ -220,3 +220,16 @@ def test_what_is_saved_chooses_what_the_learner_chose(kind: Any, stop_action: bo
         found = policy.network().act(seen).numpy()
     np.testing.assert_array_equal(found, expected)
     assert len(np.unique(found, axis=0)) > 8
+
+
+@pytest.mark.parametrize("kind", [CellPolicy, GaussianPolicy])
+def test_saving_does_not_change_what_is_learned_next(kind: Any) -> None:
+    """Building the network to be saved draws weights, but not from the learner's generator."""
+    actions: spaces.Space[Any] = spaces.Discrete(2 * GRID**2)
+    extra: dict[str, Any] = {"cell_scales": SCALES}
+    if kind is GaussianPolicy:
+        actions, extra = spaces.Box(-1, 1, (3,), np.float32), {}
+    policy = kind(OBSERVATION, actions, lambda _: 1e-2, channels=8, **extra)
+    before = torch.get_rng_state()
+    policy.network()
+    assert torch.equal(torch.get_rng_state(), before)
