@@ -67,6 +67,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file; raises OSError as `whole_file` does."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
 def read_json(path: Path, *, fields: Mapping[str, Kind] | None = None, hint: str) -> dict[str, Any]:
     """The JSON object in a file, which has at least these fields of these types.
 

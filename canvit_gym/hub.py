@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,14 @@ def split_name(name: str) -> tuple[str, str | None]:
             f"{name!r} names nothing on the hub; give owner/name, or owner/name@revision."
         )
     return match["repo"], match["revision"]
+
+
+def under_hub_root(repo: str, revision: str | None) -> Path | None:
+    """The directory of a repository below $CANVIT_HUB_ROOT; None where there is none."""
+    if not (root := os.environ.get("CANVIT_HUB_ROOT")):
+        return None
+    path = Path(root).expanduser() / (f"{repo}@{revision}" if revision else repo)
+    return path if path.is_dir() else None
 
 
 def download(repo: str, *, revision: str | None, files: Sequence[str]) -> Path:

@@ -105,3 +105,17 @@ def test_importing_is_light(face: ModuleType, then: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_our_agents_use_the_face() -> None:
+    """They are the first users of the environment's package: what it offers, they take there."""
+    folder = Path(__file__).parents[1] / "agents"
+    deeper = [
+        f"{path.relative_to(folder)} imports {alias.name} from {node.module}"
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if node.module == f"canvit_gym.{canvit_gym._HOMES.get(alias.name)}"
+    ]
+    assert not deeper

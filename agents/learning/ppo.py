@@ -55,9 +55,15 @@ class PPOLearner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.set_parameters(state["parameters"])
-        self.model.num_timesteps = state["timesteps"]
-        self.model._n_updates = state["updates"]
+        try:
+            self.model.set_parameters(state["parameters"])
+            self.model.num_timesteps = int(state["timesteps"])
+            self.model._n_updates = int(state["updates"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"The snapshot is not of this learner ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}); choose another --out."
+            ) from error
         self.is_warm = True
 
     def learn(self, total: int, run: Run) -> None:

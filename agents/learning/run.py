@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from canvit_agents.judging.manifest import versions
 from canvit_agents.policies.networks import PolicyNetwork
 from canvit_agents.policies.saved import RECORD, PolicyRecord, save_policy
-from canvit_gym.files import read_json, require_writable, write_json, write_text
+from canvit_gym.files import append_line, read_json, require_writable, write_json, write_text
 from canvit_gym.model.identity import BackboneIdentity
 from canvit_gym.training.common import has_snapshot, load_snapshot, save_snapshot
 
@@ -72,28 +73,28 @@ class Run:
         """
         require_writable(out)
         path = out / RUN
-        if not resume and (path.exists() or has_snapshot(out) or (out / RECORD).exists()):
+        begun = has_snapshot(out) or (out / RECORD).exists()
+        if begun and not resume:
             raise FileExistsError(
                 f"{out} holds a policy already, or the beginning of one; add --resume, or choose "
                 "another --out."
             )
         run = cls(out=out, settings=settings, progress=progress)
-        if path.exists():
+        if begun and path.exists():
             run._require_same(read_json(path, hint=_HINT))
-        elif resume and (has_snapshot(out) or (out / RECORD).exists()):
+        elif begun:
             raise ValueError(
                 f"{out} holds no {RUN}, which says how its policy was trained, so it can not be "
                 "resumed; choose another --out."
             )
         else:
             write_json(path, settings)
-        run.restored = load_snapshot(out, settings=settings, device=device)
+        run.restored = load_snapshot(out, settings=run.settings, device=device)
         return run
 
     def report(self, learner: Learner, figures: dict[str, float], *, save: bool) -> None:
         """Add a line to the learning curve, and save where `save` says so."""
-        with (self.out / CURVE).open("a", encoding="utf-8") as curve:
-            curve.write(json.dumps(figures) + "\n")
+        append_line(self.out / CURVE, json.dumps(figures))
         if save:
             self.save(learner)
 
@@ -110,6 +111,7 @@ class Run:
                 "algorithm": self.settings["algorithm"],
                 "seed": self.settings["seed"],
                 "timesteps": learner.timesteps,
+                "versions": versions(),
             },
         )
         save_policy(self.out, network, record)
@@ -133,9 +135,22 @@ class Run:
         write_text(path, "".join(kept))
 
     def _require_same(self, before: dict[str, Any]) -> None:
+        was = before.get("hyperparameters")
+        if _is_past_warm_start(self.out) and isinstance(was, dict) and "warm_start" in was:
+            # How long a warm start was that is over does not matter for what comes.
+            now = dict(self.settings["hyperparameters"])
+            if isinstance(now.get("warm_start"), dict):
+                length = was["warm_start"].get("glimpses")
+                now["warm_start"] = {**now["warm_start"], "glimpses": length}
+            self.settings = {**self.settings, "hyperparameters": now}
         different = [key for key in self.settings if before.get(key) != self.settings[key]]
         if different:
             raise ValueError(
                 f"{self.out} was trained with another {' and '.join(different)}; repeat its "
                 f"settings, which are in {RUN}, to resume it, or choose another --out."
             )
+
+
+def _is_past_warm_start(out: Path) -> bool:
+    """Whether a run has saved a policy, which it does once its warm start is over."""
+    return (out / RECORD).exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from canvit_agents.learning import learner_class
 from canvit_agents.learning.run import Learner, Run
 from canvit_gym import make_sb3_env
+from canvit_gym.envs.options import recorded
 from canvit_gym.files import plain_json, require_writable
 
 _REQUIRED: dict[str, Any] = {
@@ -24,8 +26,6 @@ _REQUIRED: dict[str, Any] = {
 }  # fmt: skip
 _OPTIONAL: dict[str, Any] = {"warm_start": dict, "dataset_iou_reward": bool}
 """What a file of hyperparameters holds, by name and type."""
-
-_RUNTIME = ("scenes", "device", "cache_bytes", "draw_ahead")  # how it ran, not what was learned
 
 
 def load_hyperparameters(env_id: str) -> dict[str, Any]:
@@ -64,6 +64,8 @@ def read_config(path: Path) -> dict[str, Any]:
     ]
     if wrong:
         raise ValueError(f"{path} {', '.join(wrong)}; hyperparameters are {', '.join(known)}.")
+    for section in ("policy", "ppo", "warm_start"):
+        _require_known_in_section(section, values.get(section, {}))
     return values
 
 
@@ -83,12 +85,37 @@ def changed(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
             new[key] = change
         elif isinstance(change, Mapping):
             new[key] = {**settings[key], **change}
+            _require_known_in_section(key, change)
         else:
             raise ValueError(
                 f"Hyperparameter {key!r} is {change!r}; it is a section with "
                 f"{', '.join(settings[key])}, so give values by name."
             )
     return new
+
+
+def _require_known_in_section(section: str, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for a name that the section has no use for."""
+    known = _section_names(section)
+    if known is not None and (unknown := sorted(set(values) - known)):
+        raise ValueError(
+            f"Unknown hyperparameters {', '.join(f'{section}.{name}' for name in unknown)}; "
+            f"{section} has {', '.join(sorted(known))}."
+        )
+
+
+def _section_names(section: str) -> set[str] | None:
+    """What a section may hold; None for that of the environment."""
+    from stable_baselines3 import PPO
+
+    from canvit_agents.learning.warm_start import warm_start
+
+    if section == "ppo":
+        given_here = {"self", "policy", "env", "policy_kwargs", "seed", "device", "tensorboard_log"}
+        return set(signature(PPO.__init__).parameters) - given_here
+    if section == "warm_start":
+        return set(signature(warm_start).parameters) - {"model", "env", "run", "seed"}
+    return {"channels", "sums_crops"} if section == "policy" else None
 
 
 def train(
@@ -131,14 +158,16 @@ def train(
             "it out."
         )
     make = learner_class(learner)
-    recorded = {key: value for key, value in kwargs.items() if key not in _RUNTIME}
-    recorded = plain_json(recorded, name="env_kwargs")
+    deciding = recorded(kwargs)
     env = make_sb3_env(env_id, num_envs=settings["num_envs"], split="train", **kwargs)
+    trained: Learner = make(
+        env, settings, seed=seed, device=str(kwargs.get("device", "cpu")), out=out
+    )
     run = Run.begin(
         out,
         settings={
             "env": env_id,
-            "env_kwargs": recorded,
+            "env_kwargs": deciding,
             "backbone": env.envs.backbone.to_json(),
             "algorithm": learner,
             "seed": seed,
@@ -149,9 +178,6 @@ def train(
         resume=resume,
         device=str(kwargs.get("device", "cpu")),
         progress=progress,
-    )
-    trained: Learner = make(
-        env, settings, seed=seed, device=str(kwargs.get("device", "cpu")), out=out
     )
     if run.restored is not None and "learner" in run.restored:
         trained.load_state_dict(run.restored["learner"])

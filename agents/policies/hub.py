@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from canvit_agents.policies.saved import CARD, RECORD, WEIGHTS, load_network, read_record
-from canvit_gym.hub import download, split_name, upload
+from canvit_gym.hub import download, split_name, under_hub_root, upload
 
 
 def download_policy(name: str) -> Path:
-    """The local directory of the policy "owner/name" or "owner/name@revision", downloaded where
-    need be; `canvit_gym.hub.commit_of` tells its commit.
+    """The local directory of the policy "owner/name" or "owner/name@revision", which lies under
+    $CANVIT_HUB_ROOT or is downloaded; `canvit_gym.hub.commit_of` tells its commit.
 
     Raises FileNotFoundError where it is not to be had.
     """
     repo, revision = split_name(name)
+    if (local := under_hub_root(repo, revision)) is not None:
+        return local
     try:
         return download(repo, revision=revision, files=(WEIGHTS, RECORD, CARD))
     except Exception as error:  # its kinds differ between versions of the hub's library

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 
 from canvit_gym.envs.rows import row
 from canvit_gym.envs.vector_env import CanViTVectorEnv
-from canvit_gym.errors import missing_extra
+from canvit_gym.errors import missing_extra, require_int
 
 try:
     from stable_baselines3.common.monitor import Monitor
@@ -34,6 +34,8 @@ def make_sb3_env(
 
     With a seed, row i draws its scenes as a single environment with the seed `seed + i` does.
     """
+    if seed is not None:
+        seed = require_int("seed", seed, at_least=0)
     envs = gym.make_vec(
         env_id, num_envs=num_envs, vectorization_mode="vector_entry_point", **env_kwargs
     )

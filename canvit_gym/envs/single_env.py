@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from canvit_gym.envs.rollout import Episode
 from canvit_gym.envs.rows import row
 from canvit_gym.envs.vector_env import CanViTVectorEnv
+from canvit_gym.errors import require_int
 from canvit_gym.scenes.base import Scenes
 
 
@@ -59,12 +60,14 @@ class CanViTEnv(gym.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        if seed is not None:
+            seed = require_int("seed", seed, at_least=0)
         super().reset(seed=seed)
         observation, infos = self.batch.reset(seed=seed, options=options)
         return row(observation, 0), row(infos, 0)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if self.batch.has_ended.all():
+        if self.batch.has_ended.all() and not self.batch.closed:
             raise gym.error.ResetNeeded("The episode has ended; call reset() for the next scene.")
         one = action[None] if isinstance(action, torch.Tensor) else [action]
         observation, reward, terminated, truncated, infos = self.batch.step(one)

@@ -33,6 +33,10 @@ COUNTS_SAME_STEP = tuple(map(int, gym.__version__.split(".")[:2])) >= (1, 4)
 before 1.4 it loses one of every episode but the first."""
 
 
+MAX_ENVS = 100_000
+"""Scenes side by side at most: compact observations of so many take 3 GB."""
+
+
 class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
     """`num_envs` scenes looked at side by side.
 
@@ -79,7 +83,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         draw_ahead: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        num_envs = require_int("num_envs", num_envs, at_least=1)
+        num_envs = require_int("num_envs", num_envs, at_least=1, at_most=MAX_ENVS)
         reward = rollout.task.potential_names[0] if reward is None else reward
         require_choice("reward", reward, rollout.task.potential_names)
         require_choice("output", output, get_args(Output))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canvit_gym.files import write_bytes
+from canvit_gym.files import append_line, write_bytes
 from canvit_gym.geometry import grid_centers
 
 _SNAPSHOT, _LOG = "training.pt", "log.jsonl"
@@ -59,8 +59,7 @@ def save_snapshot(out: Path, *, settings: dict[str, Any], **state: Any) -> None:
 
 def append_log(out: Path, **figures: Any) -> None:
     """One more line of JSON in the run's log."""
-    with (out / _LOG).open("a") as log:
-        log.write(json.dumps(figures) + "\n")
+    append_line(out / _LOG, json.dumps(figures))
 
 
 def mask_at(masks: Tensor, positions: Tensor) -> Tensor:

@@ -132,3 +132,16 @@ def test_names() -> None:
             split_name(bad)
     assert commit_of(Path("x/snapshots/" + "a" * 40)) == "a" * 40
     assert commit_of(Path("x/snapshots/main")) is None
+
+
+def test_policies_lie_under_the_hub_root_too(
+    make_vector: Callable[..., CanViTVectorEnv],
+    save_untrained: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = save_untrained(make_vector(1))
+    (tmp_path / "root" / "someone").mkdir(parents=True)
+    directory.rename(tmp_path / "root" / "someone" / "policy")
+    monkeypatch.setenv("CANVIT_HUB_ROOT", str(tmp_path / "root"))
+    assert download_policy("someone/policy") == tmp_path / "root" / "someone" / "policy"

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import canvit_gym  # noqa: F401
+from canvit_gym import make_sb3_env
 from canvit_gym.envs.make import IMAGENET_ROOT
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 
@@ -176,6 +177,13 @@ def test_numpys_seeds_are_seeds(make_vector: MakeVector, seed: Any) -> None:
     envs = make_vector(2)
     expected = envs.reset(seed=3)[1]["scene"].tolist()
     assert envs.reset(seed=seed)[1]["scene"].tolist() == expected
+
+
+def test_numpys_seeds_of_the_single_env(env_kwargs: dict[str, dict[str, Any]]) -> None:
+    env = gym.make(EMOJI, **env_kwargs[EMOJI])
+    assert env.reset(seed=np.int64(3))[1]["scene"] == env.reset(seed=3)[1]["scene"]  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="seed is -1; give an integer, at least 0"):
+        make_sb3_env(EMOJI, num_envs=1, seed=-1, **env_kwargs[EMOJI])
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, "x", [1, -1], True, [0.5, 1]], ids=repr)

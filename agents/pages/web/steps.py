@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from canvit_gym import Episode, Rollout
 from canvit_gym.envs.palette import IGNORED, class_colours
 from canvit_gym.envs.rendering import looking_panels, mask_panels
-from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.scenes.base import IGNORE
 
 _ROWS = 6  # classes that are named

@@ -258,3 +258,36 @@ def test_a_config_file_takes_the_place_of_the_ids(mini_checkpoint: str, tmp_path
 def test_unknown_learners_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no learner 'sac'; choose one of ppo"):
         train(env_id=ENV, out=tmp_path, learner="sac")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"ppo": {"learning_rat": 1}}, r"ppo\.learning_rat; ppo has .*learning_rate"),
+        ({"warm_start": {"glimpse": 3}}, r"warm_start\.glimpse; warm_start has .*glimpses"),
+        ({"policy": {"width": 3}}, r"policy\.width; policy has channels, sums_crops"),
+        ({"ppo": 7}, "'ppo' is 7; it is a section"),
+    ],
+)
+def test_unknown_names_in_sections_are_refused_before_anything_is_written(
+    changes: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        train(env_id=ENV, out=tmp_path / "run", hyperparameters=changes)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_longer_run_goes_on_whatever_its_warm_start_was(
+    mini_checkpoint: str, tmp_path: Path
+) -> None:
+    kwargs = {"backbone": mini_checkpoint, "budget": 2}
+    small = {key: value for key, value in SMALL.items() if key not in ("timesteps", "warm_start")}
+    asked = {
+        "env_id": ENV, "out": tmp_path, "env_kwargs": kwargs, "hyperparameters": small,
+        "progress": False,
+    }  # fmt: skip
+    train(**asked, timesteps=16)  # with a warm start in proportion: 125 glimpses
+    train(**asked, timesteps=32, resume=True)
+    record = json.loads((tmp_path / "policy.json").read_text())
+    assert record["training"]["timesteps"] == 32
+    assert set(record["training"]["versions"]) >= {"python", "torch", "canvit-gym"}
