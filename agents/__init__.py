@@ -1,4 +1,4 @@
-"""What chooses viewpoints, how it learns, and how it is judged: `canvit-gym --help`.
+"""Policies that choose viewpoints, how they learn, and how they are judged: `canvit-gym --help`.
 
 Nothing is imported before it is used; training and judging need the extra `canvit-gym[agents]`.
 """

@@ -50,7 +50,7 @@ def with_hint(error: ModuleNotFoundError, *, what: str) -> ModuleNotFoundError:
 
 
 def _requirement(extra: str) -> str:
-    """What pip is to be given for this package with an extra."""
+    """The requirement that pip is to be given for this package with an extra."""
     checkout = Path(__file__).parents[1]
     if (checkout / "pyproject.toml").is_file():
         return f"{checkout}[{extra}]"

@@ -30,18 +30,19 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM")
-"""What Pillow may take a file for; JPEG is MPO, too. It knows many more, some of which start other
-programs."""
+"""Formats that Pillow may take a file for; JPEG is MPO, too. It knows many more, some of which
+start other programs."""
 
 MAX_PIXELS = 40_000_000
-"""Of a picture as stored. Decoding needs at most MAX_DECODED_BYTES, whatever a small file says."""
+"""Pixels of a picture as stored, at most. Decoding needs at most MAX_DECODED_BYTES, whatever a
+small file says."""
 
 MAX_DECODED_BYTES = 24 * MAX_PIXELS
 """Pillow takes 4 bytes a pixel for the picture, 4 for its RGB copy, 4 to turn it upright; its WebP
 decoder needs 12 beside the first, that of progressive JPEG 6."""
 
 MAX_SIZE_PX = 4096
-"""Of the side of a square picture."""
+"""The largest side of a square picture, in pixels."""
 
 MAX_ASPECT = 100
 """Long side over short side: a thinner strip would fill gigabytes when its short side is scaled."""

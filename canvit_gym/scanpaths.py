@@ -140,8 +140,8 @@ def _shares(bins_of: np.ndarray, taken: np.ndarray, *, bins: int) -> np.ndarray:
 
 
 def _strips(centers: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the 2 G edges along one axis cut it into: sizes [..., 2 G - 1] of the strips, and which
-    crops [..., G, 2 G - 1] they lie in."""
+    """Strips that the 2 G edges along one axis cut it into: sizes [..., 2 G - 1] of the strips, and
+    which crops [..., G, 2 G - 1] they lie in."""
     low = (centers - scales).astype(np.float64)[..., None].clip(-1, 1)
     high = (centers + scales).astype(np.float64)[..., None].clip(-1, 1)
     edges = np.sort(np.concatenate((low, high), axis=-2), axis=-2)[..., 0]

@@ -41,11 +41,17 @@ def run(*command: str, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+_NOT_SOURCE = (".git", ".venv*", "*.egg-info", "build", "dist", "runs", "__pycache__", ".*_cache")
+
+
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the source distribution, so that a file missing from either shows."""
     folder = tmp_path_factory.mktemp("wheels")
-    run(sys.executable, "-m", "build", "--outdir", str(folder), str(ROOT), cwd=folder)
+    # From a copy: building writes into the source, and tests run side by side.
+    source = tmp_path_factory.mktemp("source") / "checkout"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*_NOT_SOURCE))
+    run(sys.executable, "-m", "build", "--outdir", str(folder), str(source), cwd=folder)
     return folder
 
 
@@ -133,7 +139,9 @@ def test_an_editable_install_is_the_checkout(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, checkout)
     for name in ("canvit_gym", "agents"):
         shutil.copytree(ROOT / name, checkout / name)
-    install = ("-m", "pip", "install", "--no-deps", "--prefix", str(tmp_path / "prefix"))
+    # Without --ignore-installed pip would remove the installation that the tests run from.
+    install = ("-m", "pip", "install", "--no-deps", "--ignore-installed")
+    install += ("--prefix", str(tmp_path / "prefix"))
     run(sys.executable, *install, "--editable", str(checkout), cwd=tmp_path)
     (packages,) = (tmp_path / "prefix").rglob("site-packages")
     code = (

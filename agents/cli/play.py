@@ -32,8 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from canvit_agents.judging.durations import seconds_per_glimpse
     from canvit_agents.pages.play import make_playground, serve
 
+    print("Loading the environment and its policies.", flush=True)
     playground = make_playground(
         args.env,
         split=args.split,
@@ -41,4 +43,13 @@ def run(args: argparse.Namespace) -> None:
         policy=args.policy,
         seed=args.seed,
     )
+    rollout = playground.rollout
+    glimpse_s = seconds_per_glimpse(rollout, playground.benchmark.env.scenes[0])
+    if glimpse_s > 0.5:
+        others = len(playground.rivals) * (1 + rollout.budget) * glimpse_s
+        print(
+            f"A glimpse takes about {glimpse_s:.1f} s here; at the end of a game the other "
+            f"policies play it too, about {others:.0f} s.",
+            flush=True,
+        )
     serve(playground, port=args.port, browser=not args.no_browser)

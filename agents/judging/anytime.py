@@ -1,4 +1,4 @@
-"""What a policy is worth at fewer glimpses, had it stopped once the belief was sure enough.
+"""The worth of a policy at fewer glimpses, had it stopped once the belief was sure enough.
 
 From the evidence alone, because a recorded episode says what was believed after each glimpse. That
 is free, and a policy that stops by itself should do better.

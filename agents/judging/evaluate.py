@@ -127,7 +127,7 @@ def gather(
     candidates: int | None = None,
     progress: bool = True,
 ) -> dict[str, Evidence]:
-    """What each policy does, played or, where `out` has it already, loaded."""
+    """Returns what each policy does, played or, where `out` has it already, loaded."""
     if out is not None:
         require_writable(out)
     env, evidence = benchmark.env, {}
@@ -210,7 +210,7 @@ def settings_of(
 
 
 def flops_per_glimpse(rollout: Rollout) -> int:
-    """Of one glimpse of one scene, and of reading the task's belief after it."""
+    """FLOPs of one glimpse of one scene, and of reading the task's belief after it."""
     config, glimpse = rollout.task.model.canvit.config, rollout.glimpse
     grid, num_classes = glimpse.canvas_grid_size, len(rollout.task.class_names)
     patches = glimpse.glimpse_size_px // config.backbone.patch_size_px

@@ -1,4 +1,5 @@
-"""What was seen: one Parquet file for each policy, from which every number of a summary follows.
+"""Evidence of what was seen: one Parquet file for each policy, from which every number of a summary
+follows.
 
 A row is a glimpse of a scene, t0 to tT of the first scene, then of the second, and so on:
 
@@ -58,7 +59,7 @@ _NO_EVIDENCE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectories:
-    """What one policy did on N scenes, t0 to tT.
+    """Records of what one policy did on N scenes, t0 to tT.
 
     scenes: int64 [N], indices. names, digests: of each of them.
     viewpoints: float32 [N, T + 1, 3], (row, col, scale), zeros after the last glimpse taken.
@@ -94,7 +95,8 @@ class Trajectories:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What one policy did, the settings that decided it, and the versions that played it."""
+    """Records of what one policy did, the settings that decided it, and the versions that played
+    it."""
 
     settings: dict[str, Any]
     versions: dict[str, str]

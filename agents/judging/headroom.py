@@ -218,8 +218,8 @@ def _fixed_sequence(
 def _saved_sequence(
     path: Path, *, searched: dict[str, Any]
 ) -> tuple[tuple[float, float, float], ...] | None:
-    """What an earlier search in the same setting found; None where there was none, or where its
-    file is damaged, which is said."""
+    """Returns what an earlier search in the same setting found; None where there was none, or where
+    its file is damaged, which is said."""
     if not path.exists():
         return None
     fields = {"searched": dict, "viewpoints": list, "sha256": str}

@@ -1,4 +1,5 @@
-"""What was run: enough to run it again, and to tell whether two people ran the same thing."""
+"""A record of what was run: enough to run it again, and to tell whether two people ran the same
+thing."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ _MANY_SCENES = 1000  # of more, or of all in a row, only the range is listed
 
 
 def versions() -> dict[str, str]:
-    """What runs here."""
+    """Versions of Python and of the packages that run here."""
     return {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
 
 

@@ -6,7 +6,7 @@ from canvit_agents.judging.evidence import Trajectories
 from canvit_agents.judging.statistics import Tally
 
 TITLES = {"accuracy": "accuracy", "mean_iou": "mean IoU"}
-"""What policies are compared by, one for each task, with the name that people read."""
+"""Metrics that policies are compared by, one for each task, with the name that people read."""
 
 
 def tallies(seen: Trajectories) -> dict[str, Tally]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from canvit_agents.judging.durations import say_duration
 from canvit_agents.judging.evidence import Trajectories, concatenate, printable, scene_digest
 from canvit_agents.policies.base import Policy
 from canvit_agents.policies.oracle import Oracle
@@ -29,7 +30,8 @@ MAX_BATCH = 128
 """Scenes side by side at most: more are no faster."""
 
 BATCH_BYTES = 2 * 2**30
-"""What the scenes of a batch may take, by the estimate of `batch_size`; the model comes on top."""
+"""Bytes that the scenes of a batch may take, by the estimate of `batch_size`; the model comes on
+top."""
 
 _CANVASES, _LOGITS = 8, 4  # copies alive while a glimpse is taken and judged, rounded up
 
@@ -71,6 +73,15 @@ def play(
     size = batch_size(policy.rollout, scene_size_px=scenes.size_px)
     total = len(chosen) * (1 + policy.rollout.budget)
     parts = []
+    if progress:
+        tries = policy.num_candidates if isinstance(policy, Oracle) else 0
+        tries += 0 if peek is None else peek.num_candidates
+        say_duration(
+            f"Playing {printable(name)}",
+            rollout=policy.rollout,
+            scene=scenes[int(chosen[0])],
+            glimpses=total + len(chosen) * policy.rollout.budget * tries,
+        )
     with tqdm(total=total, desc=printable(name), unit="step", disable=not progress) as bar:
         for batch in np.array_split(chosen, range(size, len(chosen), size)):
             record = _Record(peek=peek, indices=batch, seed=seed)
@@ -177,7 +188,7 @@ def _generator(seed: int, name: str, scene: int) -> torch.Generator:
 
 @dataclass(kw_only=True)
 class _Record:
-    """What is kept of a batch's episodes, so that they themselves need not be."""
+    """Keeps what is needed of a batch's episodes, so that they themselves need not be."""
 
     peek: Peek | None
     indices: np.ndarray

@@ -1,4 +1,4 @@
-"""What each setting of a run means for its result: the one list of them.
+"""The meaning of each setting of a run for its result: the one list of them.
 
 `evaluate.settings_of` writes the settings. A setting that is not listed here decides the result.
 """

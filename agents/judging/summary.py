@@ -1,4 +1,5 @@
-"""What came out: metrics after each glimpse, paired differences, scanpaths, and a table of them.
+"""Summaries of results: metrics after each glimpse, paired differences, scanpaths, and a table of
+them.
 
 A summary follows from the evidence to the bit. Evidence itself is equal to the bit only where the
 same machine plays the same batches; see `judging.playing`.
@@ -24,10 +25,10 @@ from canvit_agents.judging.statistics import (
 from canvit_gym.scanpaths import mean_measures
 
 BASELINE = "full_then_random"
-"""What every difference in the table is taken to: the honest random policy."""
+"""The policy that every difference in the table is taken to: the honest random policy."""
 
 UPPERS = ("target", "oracle")
-"""What a share of the way leads to: the first of these that was played."""
+"""The policy that a share of the way leads to: the first of these that was played."""
 
 _MANY_STEPS = 8  # a table of more shows the first five, the middle one and the last
 
@@ -97,7 +98,8 @@ def share(
 def _shares(
     sampled: Mapping[str, Bootstrap], *, learned: list[str]
 ) -> dict[str, dict[str, float | None]]:
-    """Of each trained policy, where one of UPPERS was played and is above BASELINE."""
+    """Shares of the way of each trained policy, where one of UPPERS was played and is above
+    BASELINE."""
     upper = next((name for name in UPPERS if name in sampled), None)
     if upper is None or BASELINE not in sampled:
         return {}
@@ -108,7 +110,7 @@ def _shares(
 
 
 def _row(evidence: Evidence) -> dict[str, Any]:
-    """What summary.json says of one policy."""
+    """Returns what summary.json says of one policy."""
     seen, settings = evidence.seen, evidence.settings
     potential = seen.potentials[settings["potential"]].astype(np.float64)
     metrics = tallies(seen)

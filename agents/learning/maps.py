@@ -1,4 +1,4 @@
-"""What a warm start learns of places: where the target is, or what a look would gain where.
+"""Maps of places that a warm start learns: where the target is, or what a look would gain where.
 
 Both say what each listed crop would gain at each of some places, which is what `learning.planning`
 plans by, and both learn from every glimpse: the first from where the targets of generated scenes
@@ -32,7 +32,7 @@ from canvit_gym.tasks.segmentation import Segmentation
 _NOTHING, _ENOUGH = 0.3, 0.7
 
 _ERRORS = 30.0
-"""What squared errors of gains count beside what the policy imitates, which shares the features.
+"""The weight of squared errors of gains beside what the policy imitates, which shares the features.
 From 24,000 states of EmojiSeg's last glimpses, gains of 16 glimpses each were predicted with a
 correlation of 0.29 with 1, 0.39 with 10, and 0.40 with 30 or without imitation."""
 
@@ -58,16 +58,16 @@ class PlaceMap(nn.Module, ABC):
 
     @abstractmethod
     def values(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """What each action would gain at once, float32 [B, A], and what each place has to give to
-        plans, float32 [B, P]."""
+        """Returns what each action would gain at once, float32 [B, A], and what each place has to
+        give to plans, float32 [B, P]."""
 
     @abstractmethod
     def lesson(
         self, before: Episode, actions: Tensor, afters: Sequence[Episode]
     ) -> dict[str, Tensor]:
-        """What is learned from K glimpses of each of B scenes, from the same state, actions int64
-        [B, K]: tensors [B, ...] by name, whose shapes do not depend on K; `weight` float32 [B]
-        among them: how much the states before matter."""
+        """Returns what is learned from K glimpses of each of B scenes, from the same state, actions
+        int64 [B, K]: tensors [B, ...] by name, whose shapes do not depend on K; `weight` float32
+        [B] among them: how much the states before matter."""
 
     @abstractmethod
     def loss(self, features: Tensor, lesson: dict[str, Tensor]) -> Tensor: ...
@@ -121,8 +121,8 @@ class TargetMap(PlaceMap):
 
 
 class GainMap(PlaceMap):
-    """What a look at each cell would gain there, at each scale, in the mean IoU of the dataset (see
-    `learning.rewards.IoUTally`).
+    """A map of what a look at each cell would gain there, at each scale, in the mean IoU of the
+    dataset (see `learning.rewards.IoUTally`).
 
     Plans are tiles, quarters of the scene that leave no gaps: sets of crops that overlap promise
     more than they keep, because the best of many noisy estimates is too good to be true. With the
@@ -185,8 +185,8 @@ class GainMap(PlaceMap):
         return _ERRORS * errors.sum() / lesson["shown"].sum().clamp(min=1)
 
     def _worth(self, episode: Episode) -> Tensor:
-        """What each cell adds to the metric, times the number of cells: float32 [B, P]; expected
-        under the belief, which says more than the class that it finds most probable."""
+        """Returns what each cell adds to the metric, times the number of cells: float32 [B, P];
+        expected under the belief, which says more than the class that it finds most probable."""
         of_intersection, of_union = torch.from_numpy(self.tally.worth).to(
             episode.device, torch.float32
         )

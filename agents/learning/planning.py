@@ -34,7 +34,8 @@ class Planner(nn.Module):
         self._reached: Tensor
 
     def worth(self, gains: Tensor, *, num_glimpses: int, sweeps: int = 1) -> Tensor:
-        """What the best plan found is worth with each crop in it, of gains [B, P]: float32 [B, A].
+        """Returns what the best plan found is worth with each crop in it, of gains [B, P]: float32
+        [B, A].
 
         Plans of `num_glimpses` crops are built greedily and then improved crop by crop, `sweeps`
         times. A crop's worth is that of the plan in which it takes the place of whichever crop is
@@ -52,7 +53,7 @@ class Planner(nn.Module):
         return torch.stack(replaced).amax(dim=0)
 
     def _with_each(self, gains: Tensor, plan: Tensor) -> Tensor:
-        """What plans [B, K] gain with each crop added: [B, A]."""
+        """Returns what plans [B, K] gain with each crop added: [B, A]."""
         shown = torch.zeros_like(gains)
         for crop in plan.unbind(dim=1):
             shown = shown.maximum(self.detail[crop])

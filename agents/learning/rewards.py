@@ -49,8 +49,8 @@ class IoUTally:
 
     @property
     def worth(self) -> np.ndarray:
-        """What a pixel more of a class' intersection and of its union adds: float64 [2, classes];
-        0 for classes that nobody has seen."""
+        """The worth of a pixel more of a class' intersection and of its union: float64 [2,
+        classes]; 0 for classes that nobody has seen."""
         intersection, union = self._areas
         known = union > 0
         area = np.where(known, union, 1)
@@ -58,7 +58,7 @@ class IoUTally:
         return np.stack([per_union, -intersection / area * per_union])
 
     def gain(self, change: np.ndarray) -> np.ndarray:
-        """Of changes [2, rows, classes]: float64 [rows]."""
+        """Returns the gain of changes [2, rows, classes]: float64 [rows]."""
         return np.einsum("arc,ac->r", change, self.worth)
 
 

@@ -1,4 +1,4 @@
-"""What a training run leaves behind, whichever learner it has.
+"""The run directory that training leaves behind, whichever learner it has.
 
 A run directory holds
 
@@ -28,7 +28,8 @@ _HINT = "choose another --out, or repeat the training there"
 
 
 class Learner(Protocol):
-    """What trains a policy on an environment, in steps that can be saved and continued.
+    """A protocol of what trains a policy on an environment, in steps that can be saved and
+    continued.
 
     timesteps: how many glimpses it has learned from so far, without those of a warm start.
     """

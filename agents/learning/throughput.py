@@ -39,7 +39,7 @@ CANVIT_B_BUFFER = {"num_envs": 64, "n_steps": 64}
 def buffer_bytes(
     space: spaces.Dict, actions: spaces.Space[Any], *, num_envs: int, n_steps: int
 ) -> int:
-    """Of PPO's rollout buffer."""
+    """Bytes of PPO's rollout buffer."""
     buffer = DictRolloutBuffer(n_steps, space, actions, n_envs=num_envs)
     arrays = [*buffer.observations.values(), buffer.actions, buffer.rewards, buffer.advantages]
     arrays += [buffer.returns, buffer.episode_starts, buffer.log_probs, buffer.values]
@@ -55,7 +55,7 @@ def canvit_b() -> Rollout:
 
 
 def backbone_flops(rollout: Rollout) -> float:
-    """Of the backbone for a chosen glimpse, with its share of the initial one."""
+    """FLOPs of the backbone for a chosen glimpse, with its share of the initial one."""
     config, spec = rollout.task.model.canvit.config, rollout.glimpse
     flops = glimpse_flops(
         config,

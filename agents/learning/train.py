@@ -25,7 +25,7 @@ _REQUIRED: dict[str, Any] = {
     "reward_clip": (int, float),
 }  # fmt: skip
 _OPTIONAL: dict[str, Any] = {"warm_start": dict, "dataset_iou_reward": bool}
-"""What a file of hyperparameters holds, by name and type."""
+"""Names that a file of hyperparameters holds, by name and type."""
 
 
 def load_hyperparameters(env_id: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _require_known_in_section(section: str, values: Mapping[str, Any]) -> None:
 
 
 def _section_names(section: str) -> set[str] | None:
-    """What a section may hold; None for that of the environment."""
+    """Names that a section may hold; None for that of the environment."""
     from stable_baselines3 import PPO
 
     from canvit_agents.learning.warm_start import warm_start

@@ -38,7 +38,7 @@ from canvit_gym.training.common import grid_labels
 MapKind = Literal["target", "gain"]
 
 _AT_ONCE = 0.3
-"""What an action's own gain counts beside its plan's: of a plan's crops the best comes first."""
+"""The weight of an action's own gain beside its plan's: of a plan's crops the best comes first."""
 
 _LEAVING = 1.2
 """How much more a last glimpse must promise than those that plans are made of: the best of many
@@ -46,7 +46,7 @@ noisy estimates is too good to be true. Measured on 4,000 train scenes of CanViT
 IoU 0.576 without this, 0.581 with 1.15 and with 1.3, 0.571 where plans are never left."""
 
 _CLASSES = 2.0
-"""What naming every cell counts beside the rest. A map of targets learned from 65,000 glimpses
+"""The weight of naming every cell beside the rest. A map of targets learned from 65,000 glimpses
 was off by 4.39 nats on unseen scenes with this, by 4.55 without."""
 
 _FIRST_STEPS = 16

@@ -1,1 +1,1 @@
-"""What people open in a browser: the play page and the report, and pictures of episodes."""
+"""Pages that people open in a browser: the play page and the report, and pictures of episodes."""

@@ -1,4 +1,4 @@
-"""What a policy is: what chooses the next viewpoint of every episode in a batch, or stops it."""
+"""The base of policies, which choose the next viewpoint of every episode in a batch, or stop it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Policy(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides its choices beside the rollout, as JSON values."""
+        """Settings that decide its choices beside the rollout, as JSON values."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rollout"}
         return {"kind": type(self).__name__, **values}
 

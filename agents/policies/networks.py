@@ -144,7 +144,7 @@ def mostly_shown(crops: Tensor, *, grid_size: int) -> Tensor:
 
 
 def crop_sums(cells: Tensor, shown: Tensor) -> Tensor:
-    """What crops show of cells [B, scales, P] at their own scale, summed: [B, A]. Rows of `shown`
+    """Sums what crops show of cells [B, scales, P] at their own scale: [B, A]. Rows of `shown`
     [A, P] are in the order of scales, as `cell_actions` lists crops."""
     by_scale = shown.unflatten(0, (cells.shape[1], -1))
     return torch.einsum("bsp,sap->bsa", cells, by_scale).flatten(1)

@@ -44,7 +44,7 @@ class Oracle(Policy):
     def candidates(
         self, episode: Episode, generators: Sequence[torch.Generator]
     ) -> list[Viewpoint]:
-        """What it tries: for each candidate, one viewpoint a scene."""
+        """Returns what it tries: for each candidate, one viewpoint a scene."""
         tiles, levels = quadtree(min_tiles=_TILES)
         fixed = tiles[levels == _LEVEL][: self.num_candidates, None].expand(-1, len(generators), 3)
         tried = [Viewpoint(centers=tile[:, :2], scales=tile[:, 2]) for tile in fixed]

@@ -84,8 +84,8 @@ def mean_over_tiles(maps: Tensor, tiles: Tensor) -> Tensor:
 
 
 def _best(scores: Tensor, *, tiles: Tensor, order: Tensor, episode: Episode) -> Viewpoint:
-    """Of the unvisited tiles [N, 3] of the first level in `order` [N] that has any, the one with
-    the highest of its scores [B, N]; of the last level, again, when all are visited."""
+    """Chooses, of the unvisited tiles [N, 3] of the first level in `order` [N] that has any, the
+    one with the highest of its scores [B, N]; of the last level, again, when all are visited."""
     unvisited = ~was_visited(tiles, history=episode.history.cpu())
     level = order.where(unvisited, order.max()).amin(dim=1, keepdim=True)
     choices = unvisited & (order == level)

@@ -220,7 +220,7 @@ def measure(
 
 
 def overhead_share(split: dict[str, float]) -> float:
-    """Of a step split into PARTS."""
+    """Times of a step split into PARTS."""
     return 1 - sum(split[part] for part in MODEL_PARTS) / sum(split.values())
 
 

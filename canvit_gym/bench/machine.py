@@ -1,4 +1,4 @@
-"""What figures were measured on, and the command line that the benchmarks share."""
+"""The machine that figures were measured on, and the command line that the benchmarks share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def machine(*, device: str, precision: str) -> dict[str, Any]:
-    """What the figures that follow are measured on and with; load: of the last minute."""
+    """Describes what the figures that follow are measured on and with; load: of the last minute."""
     cpu_info = Path("/proc/cpuinfo")
     names = [
         line.partition(":")[2].strip()

@@ -37,7 +37,7 @@ MODELS: dict[str, tuple[CanViTConfig, GlimpseSpec]] = {
 CANVAS_GRIDS = {"CanViT-B": (16, 32, 64), "mini": (8,)}
 REFERENCE, PLAIN, FROZEN = "canvit-pytorch", "plain", "frozen"
 COMPILED = {f"{variant} compiled": variant for variant in (REFERENCE, PLAIN)}
-"""What torch.compile makes of the first two."""
+"""Forms that torch.compile makes of the first two."""
 
 KINDS = {
     "linear layers": ("mkldnn::_linear_pointwise", "aten::addmm", "aten::mm"),
@@ -108,7 +108,7 @@ def make_core(
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is timed: one of MODELS, at a canvas of `canvas_grid` cells a side."""
+    """A setting that is timed: one of MODELS, at a canvas of `canvas_grid` cells a side."""
 
     model: str
     canvas_grid: int
@@ -249,7 +249,7 @@ def time_by_kind(setting: Setting) -> dict[str, float]:
 
 
 def peak_memory_mib(setting: Setting, variant: str) -> float:
-    """Of this process, once it has taken in two glimpses; to be asked of a fresh process."""
+    """Memory of this process, once it has taken in two glimpses; to be asked of a fresh process."""
     core = make_core(variant, setting.config)
     setting.forward_of(core, device="cpu", dtype=torch.float32)()
     status = Path("/proc/self/status")

@@ -58,7 +58,8 @@ ADE20K_ROOT = "ADE20K_ROOT"
 OFFICIAL_SCENE_PX = 512
 
 CACHE_BYTES = 2 * 2**30
-"""What decoded pictures and masks may take: at 512 px, all 2,000 of ADE20K's validation split."""
+"""Bytes that decoded pictures and masks may take: at 512 px, all 2,000 of ADE20K's validation
+split."""
 
 _ROLLOUT = ("budget", "initial_glimpse", "precision")
 _ENV = (
@@ -69,7 +70,8 @@ _ENV = (
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What an id is about: a task on scenes, the weights it looks with, and what a glimpse is."""
+    """The setting that an id stands for: a task on scenes, the weights it looks with, and what a
+    glimpse is."""
 
     scenes: Scenes
     task: Task

@@ -1,4 +1,4 @@
-"""What an agent sees of an episode: CanViT's own features, small enough to keep many of them."""
+"""Observations of an episode: CanViT's own features, small enough to keep many of them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ IGNORED = (128, 128, 128)
 """Where a mask says nothing. No class is near a grey."""
 
 _LIGHTNESS, _CHROMA = (0.4, 0.9), (0.04, 0.2)
-"""What class colours may have in OKLab: neither black nor white, neither grey nor glaring."""
+"""Ranges of class colours in OKLab: neither black nor white, neither grey nor glaring."""
 
 _MAGMA = np.array(
     [

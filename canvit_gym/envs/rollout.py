@@ -115,7 +115,7 @@ def _map_tensors(function: Any, *episodes: Episode, scenes: tuple[Scene, ...]) -
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What comes next in B episodes.
+    """Choices of what comes next in B episodes.
 
     stop: bool [B], where the episode ends without another glimpse.
     viewpoint: where the others look; what it says of those that stop does not matter.
@@ -135,7 +135,7 @@ class Choice:
         return len(self.stop)
 
     def __getitem__(self, index: Tensor) -> Choice:
-        """What comes next in some of the episodes, by mask or indices."""
+        """Choices for some of the episodes, by mask or indices."""
         return Choice(viewpoint=self.viewpoint[index], stop=self.stop[index])
 
     def to(self, device: torch.device | str) -> Choice:
@@ -263,7 +263,7 @@ class Rollout:
 
     @plain_torch
     def sample(self, episode: Episode, viewpoint: Viewpoint) -> Tensor:
-        """What CanViT sees at the viewpoints: float32 [B, 3, g, g], ImageNet-normalised."""
+        """Samples what CanViT sees at the viewpoints: float32 [B, 3, g, g], ImageNet-normalised."""
         return self._sample(episode.pictures, viewpoint)
 
     def _sample(self, pictures: Tensor, viewpoint: Viewpoint) -> Tensor:

@@ -43,7 +43,7 @@ class CanViTEnv(gym.Env[Any, Any]):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What beliefs distinguish, in the order of their classes."""
+        """Names that beliefs distinguish, in the order of their classes."""
         return self.batch.class_names
 
     @property

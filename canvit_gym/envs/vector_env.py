@@ -124,7 +124,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """What beliefs distinguish, in the order of their classes."""
+        """Names that beliefs distinguish, in the order of their classes."""
         return self.rollout.task.class_names
 
     @property
@@ -317,14 +317,14 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
     # What goes out.
 
     def _reward(self, before: Episode, after: Episode) -> torch.Tensor:
-        """What the potential gained, less the price of the glimpse where one was taken."""
+        """Rewards: what the potential gained, less the price of the glimpse where one was taken."""
         gained = after.potentials[self.reward] - before.potentials[self.reward]
         return gained - self.glimpse_cost * (after.looks - before.looks)
 
     def _report(
         self, episode: Episode, indices: np.ndarray, *, before: Episode | None = None
     ) -> _Report:
-        """What there is to say of episodes of the scenes with these indices, and of what was done
+        """Reports on episodes of the scenes with these indices, and of what was done
         since `before`."""
         info: dict[str, Any] = {**episode.outcome, "potential_after": episode.potentials}
         own: dict[str, Any] = {"done": self.rollout.finished(episode), "info": info}
@@ -347,7 +347,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         )
 
     def _scanpath(self, episode: Episode, rows: np.ndarray) -> dict[str, Any]:
-        """What is said of the rows' episodes, which have ended."""
+        """Measures of the scanpaths of the rows' episodes, which have ended."""
         history = episode.history[torch.from_numpy(rows).to(self.rollout.device)]
         given = self.rollout.initial_glimpse is not None
         return {"scanpath": measures(history.cpu().numpy(), initial_glimpse=given)}

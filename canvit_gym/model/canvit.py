@@ -17,7 +17,7 @@ from canvit_gym.model.rope import rotation_at
 
 @dataclass(frozen=True, kw_only=True)
 class RecurrentState:
-    """What CanViT remembers of a scene.
+    """The memory that CanViT has of a scene.
 
     canvas: float32 [B, registers + G^2, C], registers first, then patches row-major. Its values
         grow to 1e4: read it through a LayerNorm only.
@@ -73,7 +73,7 @@ def _tokens(count: int, dim: int, *, std: float) -> nn.Parameter:
 
 
 class Core(nn.Module):
-    """What the heads stand on: the plain network (`CanViT`) or its fast form (`FrozenCanViT`).
+    """The core that heads stand on: the plain network (`CanViT`) or its fast form (`FrozenCanViT`).
 
     Called with a glimpse, a state and a viewpoint, it gives the state after the glimpse.
 

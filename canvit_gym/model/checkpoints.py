@@ -222,7 +222,7 @@ class Checkpointed(nn.Module):
         return {field: config[field] for field in cls.config_fields}
 
     def config_values(self) -> dict[str, Any]:
-        """What `config.json` says of this model, field by field."""
+        """Returns what `config.json` says of this model, field by field."""
         return {field: getattr(self, field) for field in self.config_fields}
 
 
@@ -394,7 +394,7 @@ def _require_plausible(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def _differences(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """What is wrong with each tensor, in words."""
+    """Says what is wrong with each tensor."""
     problems = [f"{key} is missing" for key in wanted if key not in found]
     problems += [f"{key} is not part of the model" for key in found if key not in wanted]
     for key in (key for key in wanted if key in found):

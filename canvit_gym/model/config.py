@@ -1,4 +1,4 @@
-"""What a CanViT is made of: configuration values and the known backbones."""
+"""The make of a CanViT: configuration values and the known backbones."""
 
 from __future__ import annotations
 

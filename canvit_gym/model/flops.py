@@ -7,7 +7,7 @@ from canvit_gym.model.config import CanViTConfig, ReadWriteSchedule
 
 
 def attention_flops(config: CanViTConfig, *, glimpse_tokens: int, canvas_tokens: int) -> int:
-    """Of one canvas read, or one write: its projections and both products of attention."""
+    """FLOPs of one canvas read, or one write: its projections and both products of attention."""
     dim, canvas_dim = config.backbone.dim, config.canvas_dim
     flops = 4 * glimpse_tokens * canvas_dim * (dim + canvas_tokens)
     if config.canvas_projections == "qkvo":
@@ -16,7 +16,7 @@ def attention_flops(config: CanViTConfig, *, glimpse_tokens: int, canvas_tokens:
 
 
 def glimpse_flops(config: CanViTConfig, *, glimpse_grid: int, canvas_grid: int) -> int:
-    """Of one forward for one scene, without any head."""
+    """FLOPs of one forward for one scene, without any head."""
     spec, schedule = config.backbone, ReadWriteSchedule.of(config)
     dim, patches = spec.dim, glimpse_grid**2
     tokens = config.enable_vpe + 1 + config.num_backbone_registers + patches
@@ -35,10 +35,10 @@ def glimpse_flops(config: CanViTConfig, *, glimpse_grid: int, canvas_grid: int) 
 
 
 def classification_flops(config: CanViTConfig, *, num_classes: int) -> int:
-    """Of reading class logits off the recurrent CLS of one scene."""
+    """FLOPs of reading class logits off the recurrent CLS of one scene."""
     return 2 * config.backbone.dim * num_classes
 
 
 def segmentation_flops(config: CanViTConfig, *, canvas_grid: int, num_classes: int) -> int:
-    """Of reading class logits off every canvas cell of one scene: the probe."""
+    """FLOPs of reading class logits off every canvas cell of one scene: the probe."""
     return 2 * canvas_grid**2 * config.canvas_dim * num_classes

@@ -373,7 +373,7 @@ class _Scratch:
 
 
 class _CanvasAttention:
-    """What reads and writes share. The maps of the glimpse's tokens carry attention's scale."""
+    """The base of reads and writes. The maps of the glimpse's tokens carry attention's scale."""
 
     def __init__(self, attention: CanvasAttention, scratch: _Scratch) -> None:
         self._num_heads, self._scratch = attention.num_heads, scratch
@@ -390,7 +390,7 @@ class _CanvasAttention:
         return x.unflatten(-1, (self._num_heads, -1)).transpose(-3, -2)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Of tokens [B, N, C] to tokens [B, M, C], with the scale in the maps."""
+        """Attends from tokens [B, N, C] to tokens [B, M, C], with the scale in the maps."""
         query, key, value = (self._heads(x) for x in (query, key, value))
         return merge_heads(F.scaled_dot_product_attention(query, key, value, scale=1.0))
 

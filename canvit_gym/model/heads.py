@@ -75,7 +75,7 @@ class Standardizer(nn.Module):
 
 
 class CanViTWithHead(Checkpointed):
-    """What the task models share: a core, and checkpoints.
+    """The base of task models: a core, and checkpoints.
 
     config_fields: `canvit_config`, then attributes of the same name, all positive integers.
     """

@@ -1,4 +1,5 @@
-"""What every source of scenes provides: a picture, its label, and where that label is to be seen.
+"""Scenes, and what every source of them provides: a picture, its label, and where that label is to
+be seen.
 
 Positions are always in (row, col) order.
 """

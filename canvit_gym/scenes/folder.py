@@ -29,7 +29,7 @@ from canvit_gym.scenes.imagenet import CLASS_NAMES, LABEL_OF_WNID
 
 Split = Literal["all", "train", "test"]
 Classes = Literal["any", "imagenet"]
-"""What class folders may be: any classes, or those of ImageNet-1k only."""
+"""Kinds of class folders: any classes, or those of ImageNet-1k only."""
 
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
@@ -245,7 +245,7 @@ def files_in(folder: Path, suffixes: Collection[str]) -> list[str]:
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What is not hidden, sorted by name: macOS leaves "._name.JPEG" beside its copies."""
+    """Entries that are not hidden, sorted by name: macOS leaves "._name.JPEG" beside its copies."""
     try:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]

@@ -101,7 +101,7 @@ class SceneQueue:
         self._waiting, self._threads = self._indices(), None
 
     def _indices(self) -> dict[int, tuple[int, Future[Scene] | None]]:
-        """What waits, without what is being made."""
+        """Indices that wait, without what is being made."""
         return {row: (index, None) for row, (index, _) in self._waiting.items()}
 
     def _draw(self, row: int) -> int:

@@ -1,1 +1,1 @@
-"""What is asked of a scene, and how well a state answers it."""
+"""Tasks: what is asked of a scene, and how well a state answers it."""

@@ -1,4 +1,4 @@
-"""What every task provides: a belief read from the state, and how good that belief is."""
+"""The protocol of tasks: a belief read from the state, and how good that belief is."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Task(Protocol):
         ...
 
     def targets(self, scenes: Sequence[Scene], *, device: torch.device) -> Tensor:
-        """What the beliefs are judged against, [B, ...]; raises ValueError where scenes have no
-        such thing."""
+        """Returns what the beliefs are judged against, [B, ...]; raises ValueError where scenes
+        have no such thing."""
         ...
 
     def judge(self, belief: Tensor, targets: Tensor) -> Verdict: ...

@@ -44,7 +44,7 @@ class Classification:
         return self.model.logits(state).log_softmax(dim=1)
 
     def targets(self, scenes: Sequence[Scene], *, device: torch.device) -> Tensor:
-        """What the belief is scored against: labels, int64 [B]."""
+        """Returns what the belief is scored against: labels, int64 [B]."""
         return torch.tensor([scene.label for scene in scenes], device=device)
 
     def judge(self, belief: Tensor, targets: Tensor) -> Verdict:

@@ -104,7 +104,8 @@ class Segmentation:
         return -(log_prob.exp() * log_prob).sum(dim=1)
 
     def probabilities(self, belief: Tensor) -> Tensor:
-        """Of the classes of each pixel, as masks have them: float32 [B, classes, S, S]."""
+        """Probabilities of the classes of each pixel, as masks have them: float32 [B, classes, S,
+        S]."""
         return _enlarged(belief, size_px=self.label_size_px).softmax(dim=1)
 
     def _mask(self, scene: Scene) -> np.ndarray:
@@ -120,8 +121,8 @@ class Segmentation:
 
 
 def _compare(belief: Tensor, targets: Tensor, *, size_px: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of logits [B, C, G, G] and masks [B, S, S]: the sum of log p(class) over labelled pixels
-    [B], and intersections and unions int64 [B, C]."""
+    """Compares logits [B, C, G, G] and masks [B, S, S]: the sum of log p(class) over labelled
+    pixels [B], and intersections and unions int64 [B, C]."""
     count, num_classes = belief.shape[:2]
     logits = _enlarged(belief, size_px=size_px)
     labelled = targets != IGNORE

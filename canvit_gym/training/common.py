@@ -1,4 +1,5 @@
-"""What trainers share: a run that saves as it goes and continues, and classes under positions."""
+"""Pieces that trainers share: a run that saves as it goes and continues, and classes under
+positions."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ _SNAPSHOT, _LOG = "training.pt", "log.jsonl"
 def load_snapshot(
     out: Path, *, settings: dict[str, Any], device: torch.device | str
 ) -> dict[str, Any] | None:
-    """What `save_snapshot` last left in `out`, or None where a run begins.
+    """Loads what `save_snapshot` last left in `out`, or None where a run begins.
 
     Runs no code from the file. Raises ValueError where it is damaged, or of a run with other
     settings.

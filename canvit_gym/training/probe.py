@@ -74,7 +74,7 @@ class ProbeTraining:
     steps: int = 40_000
     scenes_per_step: int = 16
     num_glimpses: int = 10
-    """Of each rollout; the loss is averaged over the canvases after all of them."""
+    """Glimpses of each rollout; the loss is averaged over the canvases after all of them."""
     full_scene_share: float = 0.0
     """Share of the rollouts that begin with the full scene; all other glimpses are R-IID."""
     lr: float = 3e-4
@@ -90,7 +90,7 @@ class ProbeTraining:
     label_size_px: int = 512
     """Side at which validation and evaluation compare with masks; training does on the canvas."""
     precision: Precision = "bfloat16"
-    """Of the backbone; the canvas and the probe are float32 in any case."""
+    """Precision of the backbone; the canvas and the probe are float32 in any case."""
     validate_every: int = 500
     validation_scenes: int = 500
     """Never trained on. Of a folder they are taken from its training pictures, at random: the

@@ -113,7 +113,7 @@ class Playground:
         return bool(self.rollout.finished(game.now).all())
 
     def rewards(self, game: Game) -> list[float]:
-        """What the environment would have paid for each choice so far."""
+        """Returns what the environment would have paid for each choice so far."""
         env = self.benchmark.env
         potentials = [float(episode.potentials[env.reward][0]) for episode in game.episodes]
         looks = [int(episode.looks[0]) for episode in game.episodes]
@@ -121,7 +121,7 @@ class Playground:
         return (gained - env.glimpse_cost * taken).tolist()
 
     def advise(self, game: Game) -> Advice:
-        """What the advisor would do next; raises ValueError where there is none to ask."""
+        """Returns what the advisor would do next; raises ValueError where there is none to ask."""
         if self.advisor is None:
             raise ValueError("No policy was given that could be asked; start with --policy.")
         self._require_going(game)
@@ -152,7 +152,7 @@ class Playground:
 
 
 def played_by(name: str, episode: Episode) -> Played:
-    """What the episode, of one scene, tells of its glimpses."""
+    """Returns what the episode, of one scene, tells of its glimpses."""
     taken = episode.history[0, : int(episode.glimpses[0])].tolist()
     viewpoints = tuple((row, col, scale) for row, col, scale in taken)
     return Played(name=name, viewpoints=viewpoints, episode=episode)

@@ -14,7 +14,7 @@ _UNSEEN = 0.5  # grey
 
 
 def seen_so_far(episode: Episode, *, rollout: Rollout) -> np.ndarray:
-    """What CanViT was shown of one scene, at the scene's size: uint8 [S, S, 3].
+    """A picture of what CanViT was shown of one scene, at the scene's size: uint8 [S, S, 3].
 
     Each glimpse is enlarged to where it was taken, smaller crops over larger ones, so that every
     place is as sharp as it was ever seen, and grey where it never was.

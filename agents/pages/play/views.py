@@ -1,4 +1,4 @@
-"""What the page shows of a game: facts that its script draws with, and pieces of HTML."""
+"""The view of a game on the page: facts that its script draws with, and pieces of HTML."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _hidden() -> Markup:
 
 
 def _rewards(game: Game, playground: Playground) -> Markup:
-    """What each glimpse was worth: the rewards of the environment."""
+    """A table of what each glimpse was worth: the rewards of the environment."""
     name, cost = playground.benchmark.env.reward, playground.benchmark.env.glimpse_cost
     potentials = [float(episode.potentials[name][0]) for episode in game.episodes]
     rewards = playground.rewards(game)
@@ -104,8 +104,8 @@ def _rewards(game: Game, playground: Playground) -> Markup:
 
 
 def _result(game: Game, playground: Playground) -> Markup:
-    """What it came to, and what others reached; the script draws the glimpses of whoever's name is
-    pressed."""
+    """Shows what the game came to, and what others reached; the script draws the glimpses of
+    whoever's name is pressed."""
     task, potential = playground.rollout.task, playground.benchmark.env.reward
     head = ["", "mean IoU" if task.decodes_canvas else "CanViT says"]
     if says_more := potential != task.headline:

@@ -11,6 +11,7 @@ from pathlib import Path
 from canvit_agents.pages.report.pages import page
 from canvit_agents.pages.report.replay import CannotReplayError, default_episodes, replay
 from canvit_agents.pages.report.saved import load_run
+from canvit_gym.files import require_writable, write_text
 
 __all__ = ["Written", "write_report"]
 
@@ -45,6 +46,8 @@ def write_report(
             f"The run in {directory} has no policy {policy!r}; choose one of "
             f"{', '.join(run.evidence)}."
         )
+    out = directory / "report.html" if out is None else out
+    require_writable(out.parent)  # before the episodes are played again
     count = default_episodes(run.num_glimpses) if episodes is None else episodes
     found, left_out = None, None
     if count:
@@ -52,9 +55,5 @@ def write_report(
             found = replay(run, policy=policy, count=count, progress=progress)
         except CannotReplayError as reason:
             left_out = f"Episodes and the worth of other choices are left out: {reason}."
-    out = directory / "report.html" if out is None else out
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page(run, replay=found, left_out=left_out), encoding="utf-8")
-    partial.replace(out)
+    write_text(out, page(run, replay=found, left_out=left_out))
     return Written(path=out, left_out=left_out)

@@ -42,7 +42,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Trade:
-    """What a policy reaches at what expense: points (expense, value), float64 [n, 2].
+    """A curve of what a policy reaches at what expense: points (expense, value), float64 [n, 2].
 
     marks: single points, joined by nothing. line: a curve. ring: the mark around which one is
     drawn, None where there is none.

@@ -199,7 +199,7 @@ def _map_of_scale(choices: Choices, index: int, *, scene: int) -> Markup:
 
 
 def _marked(choices: Choices) -> list[tuple[str, tuple[float, float, float]]]:
-    """What is drawn, the policy's choice on top."""
+    """Shapes that are drawn, the policy's choice on top."""
     return [("best", choices.best), ("chosen", choices.chosen)]
 
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from canvit_agents.judging.durations import say_duration
 from canvit_agents.judging.evaluate import Benchmark, make_benchmark, settings_of
 from canvit_agents.judging.evidence import Evidence, scene_digest
 from canvit_agents.judging.playing import batch_size
@@ -43,7 +44,7 @@ class CannotReplayError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the first choice might have been worth, as differences of the potential.
+    """The worth of other first choices, as differences of the potential.
 
     picture: of the scene, uint8 [H, W, 3]. worth: of each candidate, float64 [scales, G, G].
     candidates: viewpoints (row, col, scale) in the same order, float32 [scales * G * G, 3].
@@ -64,7 +65,7 @@ class Choices:
 
     @property
     def rank(self) -> int:
-        """Of the choice among the candidates: 1 where none would have been better."""
+        """The rank of the choice among the candidates: 1 where none would have been better."""
         return 1 + int((self.worth > self.chosen_worth + SAME).sum())
 
 
@@ -127,6 +128,16 @@ def replay(run: SavedRun, *, policy: str, count: int, progress: bool = False) ->
     picked = [(int(looked[i]), why) for i, why in pick_scenes(gains, count)]
     scenes = [_same_scene(benchmark, evidence, position) for position, _ in picked]
     with_maps = _with_maps([why for _, why in picked])
+    if progress:
+        cells = min(_MAP_GRID, benchmark.env.rollout.glimpse.canvas_grid_size) ** 2
+        say_duration(
+            "Looking again at episodes",
+            rollout=benchmark.env.rollout,
+            scene=scenes[0],
+            # A frame computes the first glimpse anew, for its colours.
+            glimpses=2 * count * evidence.seen.num_glimpses
+            + len(with_maps) * cells * len(_cell_scales(benchmark)),
+        )
     replayed, deviation = [], 0.0
     for i, (position, why) in enumerate(tqdm(picked, desc="report", disable=not progress)):
         episode, potentials = _replay_one(
@@ -195,7 +206,8 @@ def _replay_one(
 
 
 def _with_maps(whys: Sequence[str]) -> set[int]:
-    """Of which episodes: the first of each kind, then others until there are MAPS."""
+    """Picks the episodes that get maps: the first of each kind, then others until there are
+    MAPS."""
     firsts = list(dict.fromkeys(whys.index(why) for why in whys))
     return set([*firsts, *range(len(whys))][:MAPS])
 
@@ -270,7 +282,7 @@ def _choices(
     scales: Sequence[float],
     potential: str,
 ) -> Choices:
-    """Of one scene, before and after the policy's choice."""
+    """Compares the choices of one scene, before and after the policy's choice."""
     size = min(_MAP_GRID, rollout.glimpse.canvas_grid_size)
     candidates = cell_actions(grid_size=size, scales=scales).viewpoints
     at_once = batch_size(rollout, scene_size_px=before.pictures.shape[-1])

@@ -1,4 +1,4 @@
-"""What came out: curves, the table of policies, paired differences."""
+"""Results of a run: curves, the table of policies, paired differences."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _over_steps(run: SavedRun) -> Markup:
 
 
 def _over_glimpses(run: SavedRun) -> Markup:
-    """What fewer glimpses would have been worth, and where policies that stop end up."""
+    """Shows what fewer glimpses would have been worth, and where policies that stop end up."""
     metric, policies = run.metric, run.summary["policies"]
     gflops = run.gflops_per_glimpse
     trades = [

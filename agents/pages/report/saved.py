@@ -26,7 +26,8 @@ _MISSING = object()  # unlike any JSON value
 
 @dataclass(frozen=True, kw_only=True)
 class SavedRun:
-    """What was run, what came out, and what each policy saw, by name in the order of the run."""
+    """A saved run: what was run, what came out, and what each policy saw, by name in the order of
+    the run."""
 
     manifest: dict[str, Any]
     summary: dict[str, Any]

@@ -1,1 +1,2 @@
-"""What pages share: markup, what is known after a glimpse as pictures and words, the style."""
+"""Pieces that pages share: markup, what is known after a glimpse as pictures and words, the
+style."""

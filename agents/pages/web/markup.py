@@ -91,7 +91,7 @@ def table(head: Iterable[Child], rows: Iterable[Iterable[Child]], *, caption: st
 
 
 def folded(summary: str, *children: Child) -> Markup:
-    """What is shown only when it is asked for."""
+    """Content that is shown only when it is asked for."""
     return element("details", element("summary", summary), *children)
 
 

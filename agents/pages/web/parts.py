@@ -9,7 +9,7 @@ from canvit_agents.pages.web.steps import Belief, Panel
 
 
 def page_style() -> str:
-    """What every page looks like."""
+    """The style of every page."""
     return read_asset("canvit_agents.pages.web", "page.css")
 
 

@@ -1,4 +1,4 @@
-"""What is known of a scene after a glimpse: pictures, and what is believed in words and numbers."""
+"""Descriptions of a scene after a glimpse: pictures, and what is believed in words and numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Panel:
 
 @dataclass(frozen=True, kw_only=True)
 class Belief:
-    """What is believed of one class: its probability, or what it fills of the decoded mask; `true`
+    """The belief about one class: its probability, or what it fills of the decoded mask; `true`
     is what it fills of the true mask. colour: of masks."""
 
     name: str
@@ -39,7 +39,8 @@ class Belief:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What is known after a glimpse. verdict: a sentence. reward: None for the first glimpse."""
+    """A description of what is known after a glimpse. verdict: a sentence. reward: None for the
+    first glimpse."""
 
     viewpoint: tuple[float, float, float]
     chosen: bool
@@ -68,8 +69,8 @@ def describe_step(
 def describe_belief(
     episode: Episode, *, rollout: Rollout, with_truth: bool = True
 ) -> tuple[str, tuple[Belief, ...]]:
-    """What is believed of one scene, as a sentence and class by class; without the truth, nothing
-    in it depends on the label or the true mask."""
+    """Describes what is believed of one scene, as a sentence and class by class; without the truth,
+    nothing in it depends on the label or the true mask."""
     describe = _of_masks if rollout.task.decodes_canvas else _of_label
     verdict, beliefs = describe(episode, rollout, with_truth)
     return verdict, tuple(beliefs)
