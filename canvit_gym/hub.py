@@ -7,6 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+HUB_ROOT = "CANVIT_HUB_ROOT"
+"""Environment variable: a folder of checkpoint directories, or an organisation on the hub."""
+
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -24,7 +27,7 @@ def split_name(name: str) -> tuple[str, str | None]:
 
 def under_hub_root(repo: str, revision: str | None) -> Path | None:
     """The directory of a repository below $CANVIT_HUB_ROOT; None where there is none."""
-    if not (root := os.environ.get("CANVIT_HUB_ROOT")):
+    if not (root := os.environ.get(HUB_ROOT)):
         return None
     path = Path(root).expanduser() / (f"{repo}@{revision}" if revision else repo)
     return path if path.is_dir() else None

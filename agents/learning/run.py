@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from canvit_agents.judging.manifest import versions
 from canvit_agents.policies.networks import PolicyNetwork
 from canvit_agents.policies.saved import RECORD, PolicyRecord, save_policy
-from canvit_gym.files import append_line, read_json, require_writable, write_json, write_text
+from canvit_gym.files import append_line, read_json, write_json, write_text
 from canvit_gym.model.identity import BackboneIdentity
 from canvit_gym.training.common import has_snapshot, load_snapshot, save_snapshot
 
@@ -70,9 +70,8 @@ class Run:
         """Make the directory ready, or continue the run in it.
 
         Raises FileExistsError where it holds a run and `resume` is False, ValueError where that run
-        has other settings or is damaged, and OSError where it can not be written to.
+        has other settings or is damaged, and OSError where its settings can not be written.
         """
-        require_writable(out)
         path = out / RUN
         begun = has_snapshot(out) or (out / RECORD).exists()
         if begun and not resume:

@@ -30,11 +30,8 @@ from canvit_gym.checkpoint_ids import (  # noqa: F401 - offered here too
     IN1K_PROBE,
 )
 from canvit_gym.files import read_json, write_bytes, write_text
-from canvit_gym.hub import download, upload
+from canvit_gym.hub import HUB_ROOT, download, upload
 from canvit_gym.model.legacy import is_legacy, upgrade_config, upgrade_tensors
-
-HUB_ROOT = "CANVIT_HUB_ROOT"
-"""Environment variable: a folder of checkpoint directories, or an organisation on the hub."""
 
 ORGANIZATION = "canvit"
 EMBEDDED = {"mini": "mini", "mini-seg-probe": "mini_seg_probe"}
