@@ -142,6 +142,15 @@ def require_writable(directory: Path) -> None:
         raise _unwritable(directory, error) from error
 
 
+def cache_directory() -> Path | None:
+    """The user's folder for what can be made or downloaded again; None where there is no home."""
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no home directory is known
+        return None
+    return home.expanduser() / "canvit-gym"
+
+
 def _unwritable(path: Path, error: OSError) -> OSError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         advice = "free some space and run the same command again, or choose another place"

@@ -9,6 +9,7 @@ its picture. Everything of `FORMATS` that has a plain meaning as colours becomes
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import index as as_int
@@ -95,19 +96,37 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
     Errors of the body that have nothing to do with the picture pass through.
     """
     try:
-        try:
-            image = Image.open(path, formats=FORMATS)
-        except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, ...
-            _raise_picture_error(error)
-        with image:
-            require_supported(image)
+        with _opened(path) as image:
             yield image
     except PictureError as error:
         if (failure := _storage_failure(path)) is not None:
-            raise _storage_error(path, failure) from error
-        raise UnreadablePictureError(f"{printable(path)} can not be used: {error}.") from error
+            raise storage_error(path, failure) from error
+        raise _unusable(path, error) from error
     except (OSError, MemoryError) as error:
-        raise _storage_error(path, error) from error
+        raise storage_error(path, error) from error
+
+
+@contextmanager
+def open_stored_picture(data: bytes, *, name: str) -> Iterator[Image.Image]:
+    """`open_picture` of a picture file's bytes; `name` says where they lie, for messages."""
+    try:
+        with _opened(io.BytesIO(data)) as image:
+            yield image
+    except PictureError as error:
+        raise _unusable(name, error) from error
+    except MemoryError as error:
+        raise storage_error(name, error) from error
+
+
+@contextmanager
+def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
+    try:
+        image = Image.open(source, formats=FORMATS)
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, ...
+        _raise_picture_error(error)
+    with image:
+        require_supported(image)
+        yield image
 
 
 def read_picture(path: Path, size_px: int, *, upright: bool = False) -> np.ndarray:
@@ -354,9 +373,14 @@ def _storage_failure(path: Path) -> OSError | None:
     return None
 
 
-def _storage_error(path: Path, error: Exception) -> PictureStorageError:
+def _unusable(where: object, error: PictureError) -> UnreadablePictureError:
+    return UnreadablePictureError(f"{printable(where)} can not be used: {error}.")
+
+
+def storage_error(where: object, error: Exception) -> PictureStorageError:
+    """The error of a place that did not give what lies there."""
     reason = getattr(error, "strerror", None) or str(error) or "no memory was left"
     return PictureStorageError(
-        f"{printable(path)} can not be read: {reason}; check that the storage is still there and"
+        f"{printable(where)} can not be read: {reason}; check that the storage is still there and"
         " go on, for the picture itself may be whole."
     )

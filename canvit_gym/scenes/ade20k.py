@@ -24,7 +24,8 @@ from canvit_gym.preprocess import (
     require_size_px,
 )
 from canvit_gym.scenes.base import IGNORE, Scene
-from canvit_gym.scenes.folder import FileScenes, files_in, some
+from canvit_gym.scenes.folder import FileScenes, files_in
+from canvit_gym.scenes.stored import some
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

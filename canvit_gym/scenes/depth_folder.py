@@ -27,7 +27,8 @@ from canvit_gym.preprocess import (
     to_square,
 )
 from canvit_gym.scenes.base import Scene
-from canvit_gym.scenes.folder import FileScenes, files_in, some, split_of
+from canvit_gym.scenes.folder import FileScenes, files_in
+from canvit_gym.scenes.stored import some, split_of
 
 Split = Literal["all", "train", "test"]
 

@@ -5,15 +5,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import time
-import warnings
 from collections.abc import Collection, Sequence
-from operator import index as as_int
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from canvit_gym.errors import require_choice
 from canvit_gym.preprocess import (
@@ -26,22 +22,18 @@ from canvit_gym.preprocess import (
 )
 from canvit_gym.scenes.base import Scene
 from canvit_gym.scenes.imagenet import CLASS_NAMES, LABEL_OF_WNID
-
-Split = Literal["all", "train", "test"]
-Classes = Literal["any", "imagenet"]
-"""Kinds of class folders: any classes, or those of ImageNet-1k only."""
+from canvit_gym.scenes.stored import Classes, Split, StoredScenes, some, split_of
 
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
 )
 
-# One unreadable picture is an accident; so many in a row mean that the storage is gone.
-MAX_SUBSTITUTIONS = 10
+MAX_CHECKED = 100_000
+"""Files whose headers are read when a source is made; the training pictures of ImageNet would take
+minutes."""
 
 MAX_ID = 99_999
 """The highest class id that a folder's name may give."""
-
-_PAUSE_S = 0.05  # before a picture that could not be used is read once more
 
 _LAYOUT = (
     "accepted is <folder>/<class>/<picture>, with class folders named by ImageNet-1k wnid"
@@ -51,25 +43,19 @@ _WNID = re.compile(r"n[0-9]{8}")
 _ID = re.compile(r"[0-9]+")
 
 
-class FileScenes:
+class FileScenes(StoredScenes):
     """Scenes made from the picture files `root`/`names`; sources say how with `_check` and `_read`.
 
-    Every file's header is read at construction (some 7 s for 50,000), and files that are no
-    pictures, or not of a supported kind, are refused together, by name. Data damaged behind an
-    intact header shows only when a scene is asked for: then a warning names the file, once, and the
-    next readable picture stands in for it (under its own name and label), so that a long run goes
-    on. Only a picture that two readings in a row call damaged is replaced. Where the storage itself
-    fails (no such file, an I/O error, too many open files, no memory), PictureStorageError is
-    raised and nothing is remembered: asked again, the same scene comes.
+    Every file's header is read at construction (some 7 s for 50,000; of more than MAX_CHECKED
+    files, evenly spaced ones), and files that are no pictures, or not of a supported kind, are
+    refused together, by name. What shows only later is replaced, as `StoredScenes` says.
 
     names: `Scene.name` of each scene, the path of its picture below `root`.
     """
 
     def __init__(self, *, root: Path, names: Sequence[str], size_px: int) -> None:
-        self.size_px = require_size_px(size_px)
-        self.root = root.absolute()  # whoever changes the working directory later changes nothing
+        super().__init__(root=root, size_px=size_px)
         self.names = tuple(names)
-        self._unreadable: set[int] = set()
         self._check_all()
 
     def _check(self, index: int) -> None:
@@ -77,55 +63,23 @@ class FileScenes:
         with open_picture(self.root / self.names[index]):
             pass
 
-    def _read(self, index: int) -> Scene:
-        """Raise UnreadablePictureError where a file is damaged, so that another stands in."""
-        raise NotImplementedError
-
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> Scene:
-        first = as_int(index)
-        if not 0 <= first < len(self):
-            raise IndexError(
-                f"index is {index}, but {printable(self.root)} has scenes 0 .. {len(self) - 1}."
-            )
-        for shift in range(min(len(self), MAX_SUBSTITUTIONS)):
-            position = (first + shift) % len(self)
-            if position in self._unreadable:
-                continue
-            try:
-                return self._read_twice(position)
-            except PictureStorageError:
-                raise
-            except UnreadablePictureError as error:
-                self._unreadable.add(position)
-                warnings.warn(f"{error} The next picture stands in for it.", stacklevel=2)
-        raise UnreadablePictureError(
-            f"Can not read {printable(self.names[first])} in {printable(self.root)}, nor the"
-            " pictures after it that could stand in; check that the storage is still there and that"
-            " the files are whole."
-        )
-
-    def _read_twice(self, index: int) -> Scene:
-        """The scene; a failure counts only if it comes again."""
-        try:
-            return self._read(index)
-        except UnreadablePictureError:
-            time.sleep(_PAUSE_S)
-            return self._read(index)
+    def _name(self, index: int) -> str:
+        return self.names[index]
 
     def _check_all(self) -> None:
         # One after the other: Pillow reads headers under the interpreter lock, so threads only made
         # it slower (0.3 ms a file instead of 0.15 ms with warm files).
         problems: dict[str, str] = {}
-        for index, name in enumerate(self.names):
+        for index in range(0, len(self), -(-len(self) // MAX_CHECKED) or 1):
             try:
                 self._check(index)
             except PictureStorageError:
                 raise
             except UnreadablePictureError as error:
-                problems[name] = str(error)
+                problems[self.names[index]] = str(error)
         if problems:
             raise UnreadablePictureError(
                 f"{len(problems)} of {len(self)} pictures can not be used"
@@ -156,8 +110,6 @@ class FolderScenes(FileScenes):
 
     **Unreadable pictures** are refused or replaced, as `FileScenes` says.
     """
-
-    mask_class_names: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -195,12 +147,6 @@ class FolderScenes(FileScenes):
             mask=None,
             target=None,
         )
-
-
-def split_of(name: str) -> Literal["train", "test"]:
-    """The split of the picture at this path below the root: the same on every machine."""
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return "test" if int.from_bytes(digest[:8], "big") % 5 == 0 else "train"
 
 
 def _list_pictures(root: Path) -> dict[str, list[str]]:
@@ -319,9 +265,3 @@ def _label_by_id(
     if classes == "imagenet":
         return labels, CLASS_NAMES
     return labels, tuple(str(label) for label in range(max(labels.values()) + 1))
-
-
-def some(names: Sequence[str]) -> str:
-    """The first three names and how many are left."""
-    shown = ", ".join(map(printable, names[:3]))
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -13,8 +13,9 @@ from PIL import Image, ImageFile
 
 from canvit_gym.preprocess import PictureStorageError, UnreadablePictureError
 from canvit_gym.scenes.base import Scenes
-from canvit_gym.scenes.folder import FolderScenes, split_of
+from canvit_gym.scenes.folder import FolderScenes
 from canvit_gym.scenes.imagenet import CLASS_NAMES, LABEL_OF_WNID, WNIDS
+from canvit_gym.scenes.stored import split_of
 
 TENCH, TABBY, ESPRESSO, TOILET_TISSUE = "n01440764", "n02123045", "n07920052", "n15075141"
 

@@ -1,0 +1,101 @@
+"""What every source of stored pictures shares: how a damaged one is replaced, and which split a
+picture belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections.abc import Sequence
+from operator import index as as_int
+from pathlib import Path
+from typing import Literal
+
+from canvit_gym.preprocess import (
+    PictureStorageError,
+    UnreadablePictureError,
+    printable,
+    require_size_px,
+)
+from canvit_gym.scenes.base import Scene
+
+Split = Literal["all", "train", "test"]
+Classes = Literal["any", "imagenet"]
+"""Kinds of labels: of any classes, or of those of ImageNet-1k only."""
+
+MAX_SUBSTITUTIONS = 10
+"""One unreadable picture is an accident; so many in a row mean that the storage is gone."""
+
+_PAUSE_S = 0.05  # before a picture that could not be used is read once more
+
+
+class StoredScenes:
+    """Scenes made from pictures that lie below `root`; sources say how with `_read`.
+
+    Data damaged behind an intact header shows only when a scene is asked for: then a warning names
+    the picture, once, and the next readable one stands in for it (under its own name and label), so
+    that a long run goes on. Only a picture that two readings in a row call damaged is replaced.
+    Where the storage itself fails (no such file, an I/O error, too many open files, no memory),
+    PictureStorageError is raised and nothing is remembered: asked again, the same scene comes.
+    """
+
+    mask_class_names: tuple[str, ...] = ()
+
+    def __init__(self, *, root: Path, size_px: int) -> None:
+        self.size_px = require_size_px(size_px)
+        self.root = root.absolute()  # whoever changes the working directory later changes nothing
+        self._unreadable: set[int] = set()
+
+    def _read(self, index: int) -> Scene:
+        """Raise UnreadablePictureError where a picture is damaged, so that another stands in."""
+        raise NotImplementedError
+
+    def _name(self, index: int) -> str:
+        """`Scene.name` of a scene."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Scene:
+        first = as_int(index)
+        if not 0 <= first < len(self):
+            raise IndexError(
+                f"index is {index}, but {printable(self.root)} has scenes 0 .. {len(self) - 1}."
+            )
+        for shift in range(min(len(self), MAX_SUBSTITUTIONS)):
+            position = (first + shift) % len(self)
+            if position in self._unreadable:
+                continue
+            try:
+                return self._read_twice(position)
+            except PictureStorageError:
+                raise
+            except UnreadablePictureError as error:
+                self._unreadable.add(position)
+                warnings.warn(f"{error} The next picture stands in for it.", stacklevel=2)
+        raise UnreadablePictureError(
+            f"Can not read {printable(self._name(first))} in {printable(self.root)}, nor the"
+            " pictures after it that could stand in; check that the storage is still there and that"
+            " the files are whole."
+        )
+
+    def _read_twice(self, index: int) -> Scene:
+        """The scene; a failure counts only if it comes again."""
+        try:
+            return self._read(index)
+        except UnreadablePictureError:
+            time.sleep(_PAUSE_S)
+            return self._read(index)
+
+
+def split_of(name: str) -> Literal["train", "test"]:
+    """The split of the picture of this name: the same on every machine."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return "test" if int.from_bytes(digest[:8], "big") % 5 == 0 else "train"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three names and how many are left."""
+    shown = ", ".join(map(printable, names[:3]))
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
