@@ -10,6 +10,7 @@ from types import ModuleType
 
 from canvit_agents.cli import compare, demo, evaluate, headroom, play, report, train
 from canvit_gym.errors import UnexpectedKeyword, with_hint
+from canvit_gym.training.cli import pretrain
 
 COMMANDS: dict[str, ModuleType] = {
     "headroom": headroom,
@@ -19,9 +20,10 @@ COMMANDS: dict[str, ModuleType] = {
     "report": report,
     "play": play,
     "demo": demo,
+    "pretrain": pretrain,
 }
-"""Modules by the command's name. Each has HELP, add_arguments and run, and imports what is heavy
-when it runs, so that --help is quick."""
+"""Modules by the command's name; those that train CanViT itself are of `canvit_gym`. Each has HELP,
+add_arguments and run, and imports what is heavy when it runs, so that --help is quick."""
 
 _REFUSED, _INTERRUPTED = 2, 130
 

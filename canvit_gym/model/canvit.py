@@ -31,6 +31,12 @@ class RecurrentState:
         """The states of some of the scenes, by mask, indices or slice."""
         return RecurrentState(canvas=self.canvas[index], recurrent_cls=self.recurrent_cls[index])
 
+    def detach(self) -> RecurrentState:
+        """The same values, through which no gradient flows."""
+        return RecurrentState(
+            canvas=self.canvas.detach(), recurrent_cls=self.recurrent_cls.detach()
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class CanViTOutput:

@@ -1,4 +1,4 @@
-"""Pieces that trainers share: a run that saves as it goes and continues, and classes under
+"""Pieces that trainers share: snapshots and logs, numbers that a seed decides, and classes under
 positions."""
 
 from __future__ import annotations
@@ -6,12 +6,12 @@ from __future__ import annotations
 import json
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from canvit_gym.files import append_line, write_bytes
+from canvit_gym.files import append_line, write_bytes, write_text
 from canvit_gym.geometry import grid_centers
 
 _SNAPSHOT, _LOG = "training.pt", "log.jsonl"
@@ -61,6 +61,63 @@ def save_snapshot(out: Path, *, settings: dict[str, Any], **state: Any) -> None:
 def append_log(out: Path, **figures: Any) -> None:
     """One more line of JSON in the run's log."""
     append_line(out / _LOG, json.dumps(figures))
+
+
+def trim_log(out: Path, *, step: int) -> None:
+    """Drop lines of the run's log that lie after `step`, which come again, and lines cut off."""
+    path = out / _LOG
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            before = json.loads(line)["step"] <= step
+        except (ValueError, KeyError, TypeError):  # a line that was cut off
+            continue
+        kept += [line + "\n"] if before else []
+    write_text(path, "".join(kept))
+
+
+Purpose = Literal["augmentation", "order", "viewpoints", "held out"]
+"""What a number is drawn for; viewpoints share theirs with dropout."""
+
+
+def generator_for(purpose: Purpose, *, seed: int, step: int) -> torch.Generator:
+    """A generator of its own for each (seed, step, purpose), on the CPU.
+
+    So a continued run draws what an unbroken one would have drawn, with no generator saved.
+    """
+    return torch.Generator().manual_seed(seed_for(purpose, seed=seed, step=step))
+
+
+def seed_for(purpose: Purpose, *, seed: int, step: int) -> int:
+    """The seed of `generator_for`."""
+    return (seed * 1_000_003 + step) * 4 + get_args(Purpose).index(purpose)
+
+
+class EpochOrder:
+    """Returns which of `size` things each step takes: all of them once an epoch, each epoch in an
+    order of its own that (seed, epoch) decides, or, unless `shuffled`, as they are numbered."""
+
+    def __init__(self, size: int, *, seed: int, shuffled: bool = True) -> None:
+        self.size, self.seed, self.shuffled = size, seed, shuffled
+        self._orders: dict[int, Tensor] = {}
+
+    def indices(self, step: int, count: int) -> list[int]:
+        """The indices of the `count` things of a step."""
+        places = [divmod(step * count + i, self.size) for i in range(count)]
+        if not self.shuffled:
+            return [place for _, place in places]
+        needed = {epoch for epoch, _ in places}
+        self._orders = {
+            epoch: order for epoch, order in self._orders.items() if epoch in needed
+        } | {epoch: self._order(epoch) for epoch in needed - self._orders.keys()}
+        return [int(self._orders[epoch][place]) for epoch, place in places]
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(
+            self.size, generator=generator_for("order", seed=self.seed, step=epoch)
+        )
 
 
 def mask_at(masks: Tensor, positions: Tensor) -> Tensor:

@@ -1,0 +1,57 @@
+"""Arguments that the commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, TypeVar
+
+from canvit_gym.training.settings import Command, load_preset, make_run, merged, parse_settings
+
+RunT = TypeVar("RunT")
+
+
+def add_run(parser: argparse.ArgumentParser, *, preset: str) -> None:
+    """preset: the names to show."""
+    parser.add_argument(
+        "--preset", required=True, metavar="NAME", help=f"{preset}, or a YAML file of settings"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory of the run"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings in place of the preset's, such as lr=1e-4",
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    parser.add_argument("--device", default="cpu", help="such as cuda (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that prepare scenes (%(default)s)"
+    )
+    parser.set_defaults(goes_on="the same command with --resume goes on from the last snapshot")
+
+
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the core (needs a C++ compiler)"
+    )
+
+
+def settings_of(args: argparse.Namespace, kind: type[RunT], *, command: Command) -> RunT:
+    """The run that the arguments describe.
+
+    Raises FileExistsError where `out` holds one and --resume was not given, and ValueError for
+    settings that make no sense.
+    """
+    from canvit_gym.training.common import has_snapshot
+
+    changes: dict[str, Any] = parse_settings(args.set)
+    run = make_run(kind, merged(load_preset(args.preset, command=command), changes))
+    if has_snapshot(args.out) and not args.resume:
+        raise FileExistsError(
+            f"{args.out} holds a run already; add --resume to continue it, or choose another --out."
+        )
+    return run

@@ -1,0 +1,219 @@
+"""Runs of distillation: what `canvit-gym pretrain` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from canvit_gym.model.heads import CanViTForPretraining
+from canvit_gym.scenes.base import Scenes
+from canvit_gym.scenes.emoji import EmojiScenes
+from canvit_gym.scenes.folder import FolderScenes
+from canvit_gym.training.common import generator_for
+from canvit_gym.training.distill import (
+    Distillation,
+    DistillationBatch,
+    DistillationObjective,
+    SceneBatches,
+    head_start,
+)
+from canvit_gym.training.loop import Loop, Pace
+from canvit_gym.training.processes import Processes
+from canvit_gym.training.teachers import Teacher, load_teacher
+
+EMOJI = "emoji"
+"""The name of the generated scenes; any other name is that of a folder of pictures."""
+
+_LOG_EVERY = 20
+
+
+def open_scenes(name: str | Path, *, size_px: int) -> Scenes:
+    """Scenes that backbones train on, by name; ValueError or OSError where there are none."""
+    if name != EMOJI:
+        return FolderScenes(name, size_px=size_px)
+    if size_px != EmojiScenes.size_px:
+        raise ValueError(
+            f"picture_size_px is {size_px}, but generated scenes have {EmojiScenes.size_px} px; "
+            "give that."
+        )
+    return EmojiScenes(split="backbone")
+
+
+def pretrain(
+    run: Distillation,
+    *,
+    scenes: str | Path | Scenes,
+    teacher: str | Teacher,
+    out: Path,
+    validation: str | Path | Scenes | None = None,
+    init: str | Path | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    compile_model: bool = False,
+    processes: Processes | None = None,
+    show: bool = True,
+) -> CanViTForPretraining:
+    """Train, and leave the checkpoint in `out`; continues a run that `out` holds.
+
+    scenes: a source of pictures, "emoji", or a folder; their labels are not trained on. teacher: by
+    name, or one in memory. validation: other scenes to validate on; some of `scenes` are held out
+    by default. init: a checkpoint whose weights the run begins with. workers: processes that
+    prepare batches. compile_model: whether torch.compile makes the core faster.
+
+    Raises ValueError or OSError, before anything is trained, where settings do not fit, names lead
+    nowhere or `out` can not be written to; TrainingDiverged where losses are no longer finite.
+    """
+    processes = processes or Processes()
+    processes.share(run.scenes_per_step)
+    size = run.picture_size_px
+    source = scenes if not isinstance(scenes, str | Path) else open_scenes(scenes, size_px=size)
+    seeing = teacher if not isinstance(teacher, str) else load_teacher(teacher, device=device)
+    if (grid := seeing.patch_grid(size)) != run.canvas_grid_size:
+        raise ValueError(
+            f"The teacher sees pictures of {size} px in {grid} cells a side, but canvas_grid_size "
+            f"is {run.canvas_grid_size}; make them agree."
+        )
+    chosen, held_out = _hold_out(source, run, validation)
+    torch.manual_seed(run.seed)
+    made_of = {
+        "scenes": str(scenes) if isinstance(scenes, str | Path) else type(scenes).__name__,
+        "teacher": seeing.name,
+        "init": None if init is None else str(init),
+    }
+    objective = DistillationObjective(
+        run,
+        teacher_dim=seeing.dim,
+        teacher=seeing,
+        classifier=seeing.classifier,
+        validation=held_out,
+        record=made_of,
+        device=device,
+        processes=processes,
+    )
+    train(
+        objective,
+        SceneBatches(source, chosen, run=run, processes=processes),
+        every_scene=SceneBatches(source, chosen, run=run),
+        made_of=made_of,
+        out=out,
+        init=init,
+        workers=workers,
+        compile_model=compile_model,
+        show=show,
+    )
+    return objective.kept
+
+
+def train(
+    objective: DistillationObjective,
+    batches: Dataset[DistillationBatch],
+    *,
+    every_scene: Dataset[DistillationBatch] | None = None,
+    made_of: dict[str, Any],
+    out: Path,
+    init: str | Path | None = None,
+    workers: int = 1,
+    compile_model: bool = False,
+    show: bool = True,
+) -> None:
+    """Run an objective over batches, of whatever source; see `pretrain`.
+
+    every_scene: batches that are not shared among processes, for statistics. made_of: what the run
+    was made of beside its settings, plain values; a run to continue must have the same.
+    """
+    run = objective.run
+    loop = Loop(
+        objective,
+        batches,
+        pace=Pace(
+            steps=run.steps,
+            save_every=run.save_every,
+            log_every=_LOG_EVERY,
+            validate_every=run.validate_every if objective.validation is not None else None,
+            validate_first=True,
+        ),
+        settings={**asdict(run), **made_of},
+        out=out,
+        device=objective.device,
+        workers=workers,
+        processes=objective.processes,
+        show=show,
+    )
+    if not loop.restore():
+        if init is not None:
+            begin_with(objective.kept, CanViTForPretraining.from_pretrained(init))
+        if objective.processes.is_first and not objective.is_fitted:
+            objective.fit_standardizers(
+                head_start(batches if every_scene is None else every_scene, run)
+            )
+    if compile_model:
+        # Backward runs outside autocast, and a compiled one would assume the forward's.
+        torch._functorch.config.backward_pass_autocast = "off"
+        objective.kept.canvit.compile(dynamic=False)
+    loop.run()
+
+
+def begin_with(model: CanViTForPretraining, other: CanViTForPretraining) -> None:
+    """Take over another model's weights, and its statistics where they are of the same positions.
+
+    Raises ValueError where its architecture or the width of its teacher differs.
+    """
+    for name, ours, theirs in (
+        ("an architecture", model.canvit.config, other.canvit.config),
+        ("a teacher of a width", model.teacher_dim, other.teacher_dim),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"init has {name} of {theirs}, but this run has {ours}; give the same settings as "
+                "that run had."
+            )
+    state = other.state_dict()
+    if model.teacher_patch_grid != other.teacher_patch_grid:
+        state = {name: x for name, x in state.items() if "standardizer" not in name}
+    model.load_state_dict(state, strict=False)
+
+
+def _hold_out(
+    scenes: Scenes, run: Distillation, validation: str | Path | Scenes | None
+) -> tuple[Sequence[int], DistillationBatch | None]:
+    """Indices of the scenes to train on, and the scenes to validate on."""
+    count, indices = run.validation_scenes, range(len(scenes))
+    if not count:
+        return indices, None
+    if validation is not None:
+        others = (
+            open_scenes(validation, size_px=run.picture_size_px)
+            if isinstance(validation, str | Path)
+            else validation
+        )
+        return indices, batch_of(others, _shuffled(others, run)[:count])
+    if len(scenes) <= count:
+        raise ValueError(
+            f"There are {len(scenes)} scenes, but validation_scenes is {count}; hold out fewer, so "
+            "that some are left to train on."
+        )
+    order = _shuffled(scenes, run)
+    return order[count:], batch_of(scenes, order[:count])
+
+
+def _shuffled(scenes: Scenes, run: Distillation) -> Sequence[int]:
+    """All indices in an order that the seed decides; as they are where any is as good."""
+    if getattr(scenes, "exchangeable", False):
+        return range(len(scenes))
+    generator = generator_for("held out", seed=run.seed, step=0)
+    return torch.randperm(len(scenes), generator=generator).tolist()
+
+
+def batch_of(scenes: Scenes, indices: Sequence[int]) -> DistillationBatch:
+    """The scenes at these indices, as they are."""
+    batch = [scenes[index] for index in indices]
+    return DistillationBatch(
+        pictures=torch.from_numpy(np.stack([scene.picture for scene in batch])),
+        labels=torch.tensor([scene.label for scene in batch]),
+    )

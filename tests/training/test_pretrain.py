@@ -1,0 +1,213 @@
+"""`canvit-gym pretrain`: presets are the published recipes, and mistakes are one sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_distill import DIM, MODEL, RUN, TinyTeacher
+
+from canvit_agents.cli.main import main
+from canvit_gym.geometry import OFFICIAL_GLIMPSE
+from canvit_gym.model.config import CanViTConfig
+from canvit_gym.model.heads import CanViTForPretraining
+from canvit_gym.training import pretrain as pretraining
+from canvit_gym.training.distill import Distillation
+from canvit_gym.training.pretrain import begin_with, pretrain
+from canvit_gym.training.settings import load_preset, make_run, merged, parse_settings, preset_names
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "dcan256": {"model": CanViTConfig(canvas_num_heads=2)},
+    "qkvo-dcan256": {"model": CanViTConfig(canvas_num_heads=2, canvas_projections="qkvo")},
+    "qkvo-dcan384": {"model": CanViTConfig(canvas_num_heads=3, canvas_projections="qkvo")},
+    "no-reads": {"model": CanViTConfig(enable_reads=False)},
+    "rw-stride6": {"model": CanViTConfig(rw_stride=6)},
+    "no-dense": {"patch_loss": 0.0},
+    "no-fiid-1riid": {"rollouts": (0.0,)},
+    "no-fiid-2riid": {"rollouts": (0.0, 0.0)},
+    "no-bptt": {"chunk_glimpses": 1, "stop_probability": 0.25},
+    "vit-s": {"model": CanViTConfig(backbone_name="vits16")},
+    "no-vpe": {"model": CanViTConfig(enable_vpe=False)},
+}
+
+
+def preset(name: str) -> Distillation:
+    return make_run(Distillation, load_preset(name, command="pretrain"))
+
+
+def test_the_flagship_is_the_default() -> None:
+    assert preset("flagship") == Distillation()
+    assert Distillation().glimpse == OFFICIAL_GLIMPSE
+
+
+@pytest.mark.parametrize("slug", ABLATIONS)
+def test_ablations_are_the_baseline_with_one_change(slug: str) -> None:
+    baseline = replace(Distillation(), steps=214_656, warmup_steps=20_000)
+    assert preset(f"ablation-{slug}") == replace(baseline, **ABLATIONS[slug])
+    reference = pytest.importorskip("canvit_pytorch.pretrain.ablations", exc_type=ImportError)
+    assert {f"ablation-{slug}" for slug in reference.ABLATIONS} <= set(preset_names("pretrain"))
+
+
+def test_ablations_are_those_of_the_reference(tmp_path: Path) -> None:
+    reference = pytest.importorskip("canvit_pytorch.pretrain.ablations", exc_type=ImportError)
+    from canvit_pytorch.pretrain.config import PretrainingConfig
+
+    base = PretrainingConfig(
+        shards_dir=tmp_path, images_dir=tmp_path, validation_dir=tmp_path, dataset="in21k",
+        checkpoints_dir=tmp_path, run_name="x",
+    )  # fmt: skip
+    for slug, ablation in reference.ABLATIONS.items():
+        theirs, ours = ablation.configure(base), preset(f"ablation-{slug}")
+        shares = {"full_then_random": 1.0, "random": 0.0}
+        assert ours.rollouts == tuple(shares[name] for name in theirs.rollout_policies)
+        assert asdict(ours.model) == asdict(theirs.model)
+        assert (ours.patch_loss > 0, ours.cls_loss > 0) == (
+            theirs.enable_teacher_patch_loss,
+            theirs.enable_teacher_cls_loss,
+        )
+        same = {
+            "steps": "total_steps", "scenes_per_step": "batch_size", "lr": "peak_lr",
+            "start_lr": "start_lr", "warmup_steps": "warmup_steps", "clip_norm": "grad_clip_norm",
+            "weight_decay": "weight_decay", "chunk_glimpses": "tbptt_chunk_glimpses",
+            "stop_probability": "stop_probability", "glimpse_size_px": "glimpse_size_px",
+            "canvas_grid_size": "canvas_grid_size", "validate_every": "validate_every",
+            "validation_glimpses": "validation_glimpses", "save_every": "steps_per_job",
+        }  # fmt: skip
+        for name, their_name in same.items():
+            assert getattr(ours, name) == getattr(theirs, their_name), (slug, name)
+
+
+def test_other_presets() -> None:
+    sa1b, drop, mini = preset("sa1b"), preset("lr-drop"), preset("mini-in1k")
+    assert (sa1b.scene_size_px, sa1b.canvas_grid_size, sa1b.warmup_steps) == (1024, 64, 2000)
+    assert (drop.lr, drop.start_lr, drop.warmup_steps) == (4e-5, 4e-5, 0)
+    assert mini.optimizer == "muon" and mini.scene_size_px == 128 and mini.token_loss > 0
+
+
+def test_settings_are_read_by_type() -> None:
+    changes = parse_settings(["lr=1e-4", "rollouts=[0.5]", "model.rw_stride=6", "flip=true"])
+    run = make_run(Distillation, merged(load_preset("flagship", command="pretrain"), changes))
+    assert run.lr == 1e-4 and run.rollouts == (0.5,) and run.flip is True
+    assert run.model.rw_stride == 6 and run.model.backbone_name == "vitb16"
+
+
+BAD_SETTINGS = {
+    "unknown": (["leraning_rate=1"], "Unknown settings leraning_rate; known are .*, lr, "),
+    "unknown in a section": (["model.rw=1"], "Unknown settings model.rw; known are .*model.rw_st"),
+    "text for a number": (["lr=fast"], "lr is 'fast'; give a number"),
+    "a fraction of steps": (["steps=1.5"], "steps is 1.5; give an integer"),
+    "true for an integer": (["steps=true"], "steps is True; give an integer"),
+    "another word": (["optimizer=sgd"], "optimizer is 'sgd'; give one of 'adamw', 'muon'"),
+    "one of two": (["betas=[0.9]"], r"betas is \[0.9\]; give a list of 2 float"),
+    "number for a list": (["rollouts=1"], "rollouts is 1; give a list of float"),
+    "value for a section": (["model=big"], "model is 'big'; give its settings by name"),
+    "no value": (["lr"], "'lr' is neither KEY=VALUE"),
+}
+
+
+@pytest.mark.parametrize("given, said", BAD_SETTINGS.values(), ids=BAD_SETTINGS)
+def test_bad_settings_are_one_sentence(given: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_run(Distillation, parse_settings(given))
+
+
+@pytest.fixture
+def tiny_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--teacher tiny."""
+
+    def load(name: str, *, device: str) -> TinyTeacher:
+        assert name == "tiny"
+        return TinyTeacher(classes=16)
+
+    monkeypatch.setattr(pretraining, "load_teacher", load)
+
+
+def small_preset(folder: Path) -> str:
+    settings = {**asdict(RUN), "steps": 3, "validation_scenes": 4, "validate_every": 2}
+    settings = json.loads(json.dumps(settings))  # JSON is YAML
+    path = folder / "small.yaml"
+    path.write_text(json.dumps(settings))
+    return str(path)
+
+
+@pytest.mark.usefixtures("tiny_teacher")
+def test_the_command_trains_on_a_folder_and_resumes(
+    imagenet_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    flags = [
+        "pretrain", "--preset", small_preset(tmp_path), "--scenes", str(imagenet_folder),
+        "--teacher", "tiny", "--out", str(out), "--workers", "0",
+    ]  # fmt: skip
+    assert main(flags) == 0, capsys.readouterr().err
+    model = CanViTForPretraining.from_pretrained(out)
+    assert model.canvit.config == MODEL and model.teacher_dim == DIM
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    validated = [line["step"] for line in lines if "patch_cos_raw" in line]
+    assert validated == [0, 2, 3]
+    assert list((out / "tensorboard").iterdir())
+    assert main(flags) == 2
+    assert "holds a run already; add --resume" in capsys.readouterr().err
+    before = (out / "model.safetensors").read_bytes()
+    assert main([*flags, "--resume"]) == 0
+    assert (out / "model.safetensors").read_bytes() == before
+    assert main([*flags, "--resume", "--set", "seed=3"]) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+BAD = {
+    "preset": (["--preset", "flagshop"], "preset is 'flagshop'; choose one of ablation-baseline"),
+    "teacher": (["--teacher", "vgg"], "teacher is 'vgg'; choose"),
+    "scenes": (["--scenes", "./nowhere"], "nowhere"),
+    "too few": (["--set", "validation_scenes=8"], "There are 8 scenes"),
+    "grid": (["--set", "canvas_grid_size=5"], "in 4 cells a side, but canvas_grid_size is 5"),
+    "setting": (["--set", "stepps=8"], "Unknown settings stepps"),
+    "init": (["--init", "./nothing"], "Checkpoint './nothing' was not found"),
+    "init of another kind": (["--init", "mini"], "CanViTForImageClassification"),
+}
+
+
+@pytest.mark.parametrize("flags, said", BAD.values(), ids=BAD)
+def test_bad_input_is_one_sentence(
+    flags: list[str],
+    said: str,
+    imagenet_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
+) -> None:
+    if "--teacher" not in flags:
+        request.getfixturevalue("tiny_teacher")
+    given = [
+        "pretrain", "--preset", small_preset(tmp_path), "--scenes", str(imagenet_folder),
+        "--teacher", "tiny", "--out", str(tmp_path / "run"), "--workers", "0",
+    ]  # fmt: skip
+    assert main([*given, *flags]) == 2
+    printed = capsys.readouterr().err
+    message = printed[printed.index("error: ") :]
+    assert said in message and message.count("\n") == 1
+    assert not (tmp_path / "run" / "training.pt").exists()
+
+
+def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
+    run = replace(RUN, steps=1)
+    scenes: dict[str, Any] = {
+        "scenes": "emoji", "teacher": TinyTeacher(), "workers": 0, "show": False,
+    }  # fmt: skip
+    first = pretrain(run, out=tmp_path / "first", **scenes)
+    still = replace(run, start_lr=1e-12, lr=1e-12, seed=3)
+    second = pretrain(still, out=tmp_path / "second", init=tmp_path / "first", **scenes)
+    for name, tensor in first.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], tensor, rtol=0, atol=1e-9, msg=name)
+    other = CanViTForPretraining(canvit_config=MODEL, teacher_dim=DIM, teacher_patch_grid=8)
+    begin_with(other, first)
+    assert not other.teacher_patch_standardizer.fitted  # whose positions are others
+    assert torch.equal(other.canvit.init_canvas_patch, first.canvit.init_canvas_patch)
+    wide = CanViTForPretraining(canvit_config=MODEL, teacher_dim=DIM + 1, teacher_patch_grid=4)
+    with pytest.raises(ValueError, match="a teacher of a width of 12, but this run has 13"):
+        begin_with(wide, first)
