@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from canvit_gym.geometry import (
@@ -43,13 +42,8 @@ from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.base import Box, Scenes
 from canvit_gym.scenes.emoji import FIRST_STUFF, EmojiScenes, Split
-from canvit_gym.training.common import (
-    append_log,
-    grid_labels,
-    load_snapshot,
-    mask_at,
-    save_snapshot,
-)
+from canvit_gym.training.common import grid_labels, mask_at
+from canvit_gym.training.loop import Figures, Finished, Loop, Pace
 from canvit_gym.training.muon import Muon
 
 MINI_CONFIG = CanViTConfig(
@@ -253,74 +247,65 @@ def num_glimpses_at(step: int, run: MiniTraining) -> int:
     return 3 + step % 3
 
 
+class MiniObjective:
+    """Objective of `loop.Loop`: see `MiniTraining`."""
+
+    headline: str | None = None
+    clip_norm: float | None = 1.0
+
+    def __init__(self, run: MiniTraining, *, device: torch.device | str) -> None:
+        self.run, self.device = run, device
+        scenes = EmojiScenes(split="backbone")
+        self.model = MiniForTraining(
+            num_classes=len(scenes.class_names), num_mask_classes=len(scenes.mask_class_names)
+        ).to(device)
+        muon, adam = make_optimizers(self.model, run)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"muon": muon, "adam": adam}
+        self.clipped: Sequence[Tensor] = adam.param_groups[0]["params"]
+
+    def learning_rate_factor(self, step: int) -> float:
+        return learning_rate_factor(step, self.run)
+
+    def backward(self, batch: SceneBatch, *, step: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(self.run.seed * 1_000_003 + step)
+        viewpoints = draw_viewpoints(
+            batch, num_glimpses=num_glimpses_at(step, self.run), generator=generator
+        )
+        loss, figures = self.model(
+            SceneBatch(*(x.to(self.device) for x in batch)),
+            [v.to(self.device) for v in viewpoints],
+        )
+        loss.backward()
+        return {"loss": loss.detach(), **figures}
+
+    def validate(self) -> Figures:
+        return {}
+
+    def save(self, out: Path, finished: Finished) -> None:
+        record = {
+            **asdict(self.run),
+            "finished_steps": finished.step,
+            "seconds": finished.seconds,
+        }
+        self.model.classifier.save_pretrained(out, extra_config={"training": record})
+
+
 def train(run: MiniTraining, *, out: Path, device: str, compile_model: bool) -> None:
     """Train and leave the checkpoint in `out`; continues a run that `out` holds."""
-    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(run.seed)
-    scenes = EmojiScenes(split="backbone")
-    model = MiniForTraining(
-        num_classes=len(scenes.class_names), num_mask_classes=len(scenes.mask_class_names)
-    ).to(device)
-    muon, adam = make_optimizers(model, run)
-    first, seconds = 0, 0.0
-    if saved := load_snapshot(out, settings=asdict(run), device=device):
-        model.load_state_dict(saved["model"])
-        muon.load_state_dict(saved["muon"])
-        adam.load_state_dict(saved["adam"])
-        first, seconds = saved["step"], saved["seconds"]
-    if compile_model:
-        model.classifier.canvit.compile(dynamic=False)
-
-    started = time.monotonic() - seconds
-    loader = DataLoader(
+    objective = MiniObjective(run, device=device)
+    loop = Loop(
+        objective,
         _Batches(run.scenes_per_step, run.steps),
-        sampler=range(first, run.steps),
-        batch_size=None,
-        num_workers=1,
+        pace=Pace(steps=run.steps, save_every=SAVE_EVERY, log_every=SAVE_EVERY),
+        settings=asdict(run),
+        out=out,
+        device=device,
     )
-    batches: Iterator[SceneBatch] = iter(loader)
-    smooth: dict[str, float] = {}
-    progress = tqdm(range(first, run.steps), initial=first, total=run.steps, unit="step")
-    for step in progress:
-        batch = next(batches)
-        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
-        viewpoints = draw_viewpoints(
-            batch, num_glimpses=num_glimpses_at(step, run), generator=generator
-        )
-        loss, figures = model(
-            SceneBatch(*(x.to(device) for x in batch)), [v.to(device) for v in viewpoints]
-        )
-        for optimizer, peak in ((muon, run.muon_lr), (adam, run.adam_lr)):
-            optimizer.zero_grad()
-            for group in optimizer.param_groups:
-                group["lr"] = peak * learning_rate_factor(step, run)
-        loss.backward()
-        nn.utils.clip_grad_norm_(adam.param_groups[0]["params"], 1.0)
-        muon.step()
-        adam.step()
-
-        for key, value in {"loss": loss.detach(), **figures}.items():
-            if (number := float(value)) == number:
-                smooth[key] = 0.98 * smooth.get(key, number) + 0.02 * number
-        progress.set_postfix({k: f"{v:.3f}" for k, v in smooth.items()}, refresh=False)
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == run.steps:
-            seconds = time.monotonic() - started
-            append_log(out, step=step + 1, seconds=seconds, **smooth)
-            save_snapshot(
-                out,
-                settings=asdict(run),
-                model=model.state_dict(),
-                muon=muon.state_dict(),
-                adam=adam.state_dict(),
-                step=step + 1,
-                seconds=seconds,
-            )
-            model.classifier.save_pretrained(
-                out,
-                extra_config={
-                    "training": {**asdict(run), "finished_steps": step + 1, "seconds": seconds}
-                },
-            )
+    loop.restore()
+    if compile_model:
+        objective.model.classifier.canvit.compile(dynamic=False)
+    loop.run()
 
 
 def look(

@@ -80,6 +80,30 @@ def test_an_interrupted_run_continues_as_if_unbroken(
         torch.testing.assert_close(continued[name], tensor, rtol=0, atol=1e-6, msg=name)
 
 
+def test_steps_are_those_that_made_the_shipped_checkpoint(unbroken: Path) -> None:
+    """The plain loop that the shipped checkpoint came from: AdamW's gradients alone are clipped."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RUN.seed)
+        model = MiniForTraining(num_classes=16, num_mask_classes=47)
+    optimizers = make_optimizers(model, RUN)
+    scenes = EmojiScenes(split="backbone")
+    for step in range(RUN.steps):
+        generator = torch.Generator().manual_seed(RUN.seed * 1_000_003 + step)
+        batch = collate(scenes, range(step * 4, (step + 1) * 4))
+        loss, _ = model(
+            batch, draw_viewpoints(batch, num_glimpses=[2, 2, 5, 3][step], generator=generator)
+        )
+        for optimizer, peak in zip(optimizers, (RUN.muon_lr, RUN.adam_lr), strict=True):
+            optimizer.zero_grad()
+            optimizer.param_groups[0]["lr"] = peak * learning_rate_factor(step, RUN)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(optimizers[1].param_groups[0]["params"], 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+    for name, tensor in CanViTForImageClassification.from_pretrained(unbroken).state_dict().items():
+        assert torch.equal(model.classifier.state_dict()[name], tensor), name
+
+
 def test_a_finished_run_is_left_as_it_is(unbroken: Path) -> None:
     before = (unbroken / "model.safetensors").read_bytes()
     run_in(unbroken)
