@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from canvit_agents.cli import compare, demo, evaluate, headroom, play, report, train
+from canvit_agents.cli import compare, demo, evaluate, features, headroom, play, report, train
 from canvit_gym.errors import UnexpectedKeyword, with_hint
 from canvit_gym.training.cli import pretrain
 
@@ -20,6 +20,7 @@ COMMANDS: dict[str, ModuleType] = {
     "report": report,
     "play": play,
     "demo": demo,
+    "features": features,
     "pretrain": pretrain,
 }
 """Modules by the command's name; those that train CanViT itself are of `canvit_gym`. Each has HELP,

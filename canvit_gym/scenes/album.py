@@ -39,7 +39,7 @@ class AlbumScenes(StoredScenes):
     def __len__(self) -> int:
         return len(self._photographs)
 
-    def _name(self, index: int) -> str:
+    def name_of(self, index: int) -> str:
         return self._named(self._photographs[index][0])
 
     @staticmethod

@@ -66,7 +66,7 @@ class FileScenes(StoredScenes):
     def __len__(self) -> int:
         return len(self.names)
 
-    def _name(self, index: int) -> str:
+    def name_of(self, index: int) -> str:
         return self.names[index]
 
     def _check_all(self) -> None:

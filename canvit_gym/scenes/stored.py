@@ -50,7 +50,7 @@ class StoredScenes:
         """Raise UnreadablePictureError where a picture is damaged, so that another stands in."""
         raise NotImplementedError
 
-    def _name(self, index: int) -> str:
+    def name_of(self, index: int) -> str:
         """`Scene.name` of a scene."""
         raise NotImplementedError
 
@@ -75,7 +75,7 @@ class StoredScenes:
                 self._unreadable.add(position)
                 warnings.warn(f"{error} The next picture stands in for it.", stacklevel=2)
         raise UnreadablePictureError(
-            f"Can not read {printable(self._name(first))} in {printable(self.root)}, nor the"
+            f"Can not read {printable(self.name_of(first))} in {printable(self.root)}, nor the"
             " pictures after it that could stand in; check that the storage is still there and that"
             " the files are whole."
         )

@@ -204,7 +204,7 @@ class TarScenes(StoredScenes):
     def _row(self, index: int) -> int:
         return int(index if self._rows is None else self._rows[index])
 
-    def _name(self, index: int) -> str:
+    def name_of(self, index: int) -> str:
         return self._row_name(self._row(index))
 
     def _row_name(self, row: int) -> str:

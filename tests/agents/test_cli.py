@@ -11,10 +11,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from canvit_agents.cli.main import main
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.model.identity import identify
+from canvit_gym.training.teachers import TeacherFeatures
 
 ENV = "CanViT-Emoji-v0"
 
@@ -339,3 +342,31 @@ def test_an_environment_of_ones_own(
     assert "split is 'all' among the keyword arguments; give it by --split." in (
         capsys.readouterr().err
     )
+
+
+def test_features_are_indexed_exported_and_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Brightness:
+        name, dim, classifier = "brightness", 1, None
+
+        def patch_grid(self, size_px: int) -> int:
+            return 1
+
+        def __call__(self, pictures: torch.Tensor) -> TeacherFeatures:
+            cls = pictures.float().mean((1, 2, 3))[:, None]
+            return TeacherFeatures(cls[:, None], cls)
+
+    monkeypatch.setattr("canvit_gym.training.teachers.load_teacher", lambda *_, **__: Brightness())
+    folder, index, out = tmp_path / "pictures", str(tmp_path / "i.parquet"), str(tmp_path / "out")
+    for number in range(3):
+        (folder / "class").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number,) * 3).save(folder / "class" / f"{number}.png")
+    assert main(["features", "index", str(folder), "--out", index]) == 0
+    assert main(["features", "index", str(folder), "--out", index]) == 2
+    assert "shards may depend on it" in capsys.readouterr().err
+    export = ["features", "export", index, str(folder), "--out", out, "--teacher", "brightness"]
+    assert main([*export, "--size", "8", "--workers", "0"]) == 0
+    capsys.readouterr()
+    assert main(["features", "check", index, out]) == 0
+    assert capsys.readouterr().out == "3 pictures in 1 shards, 0 unreadable\n"
