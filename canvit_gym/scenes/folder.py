@@ -149,6 +149,12 @@ class FolderScenes(FileScenes):
         )
 
 
+def class_names_of(root: Path) -> tuple[str, ...]:
+    """The names of the classes that `root`/<class> stand for, without a look at any picture."""
+    folders = [entry.name for entry in _visible(root) if entry.is_dir()]
+    return _label_classes(root, folders, classes="any")[1]
+
+
 def _list_pictures(root: Path) -> dict[str, list[str]]:
     """Class folder -> its picture files, both sorted."""
     if not root.exists():

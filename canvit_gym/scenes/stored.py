@@ -11,6 +11,8 @@ from operator import index as as_int
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from canvit_gym.preprocess import (
     PictureStorageError,
     UnreadablePictureError,
@@ -22,6 +24,9 @@ from canvit_gym.scenes.base import Scene
 Split = Literal["all", "train", "test"]
 Classes = Literal["any", "imagenet"]
 """Kinds of labels: of any classes, or of those of ImageNet-1k only."""
+
+Labels = Literal["any", "required"]
+"""Whether pictures without a label are among the scenes, with label -1, or not."""
 
 MAX_SUBSTITUTIONS = 10
 """One unreadable picture is an accident; so many in a row mean that the storage is gone."""
@@ -37,9 +42,13 @@ class StoredScenes:
     that a long run goes on. Only a picture that two readings in a row call damaged is replaced.
     Where the storage itself fails (no such file, an I/O error, too many open files, no memory),
     PictureStorageError is raised and nothing is remembered: asked again, the same scene comes.
+
+    layout: what the folder was taken for, in words; "" where that was not asked.
     """
 
+    class_names: tuple[str, ...]
     mask_class_names: tuple[str, ...] = ()
+    layout: str = ""
 
     def __init__(self, *, root: Path, size_px: int) -> None:
         self.size_px = require_size_px(size_px)
@@ -87,6 +96,26 @@ class StoredScenes:
         except UnreadablePictureError:
             time.sleep(_PAUSE_S)
             return self._read(index)
+
+
+def shuffled(
+    size: int, *, group_of: np.ndarray | None, groups_at_once: int | None, seed: int, epoch: int
+) -> np.ndarray:
+    """An order of `size` scenes, int64, for a pass over them: the same on every machine.
+
+    With `groups_at_once`, the groups are shuffled (group_of: int [size], of neighbours), and then
+    the scenes within so many of them at a time, so that what is read lies near by, as slow storage
+    wants it.
+    """
+    rng = np.random.Generator(np.random.PCG64([seed, epoch]))
+    if groups_at_once is None or group_of is None:
+        return rng.permutation(size)
+    groups = np.split(np.arange(size), np.flatnonzero(np.diff(group_of)) + 1)
+    turns = rng.permutation(len(groups))
+    chunks = (turns[i : i + groups_at_once] for i in range(0, len(turns), groups_at_once))
+    return np.concatenate(
+        [rng.permutation(np.concatenate([groups[i] for i in chunk])) for chunk in chunks]
+    )
 
 
 def split_of(name: str) -> Literal["train", "test"]:

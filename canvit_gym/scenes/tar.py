@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from tqdm import tqdm
 
-from canvit_gym.errors import require_choice
+from canvit_gym.errors import require_choice, require_int
 from canvit_gym.files import cache_directory, read_json, whole_file
 from canvit_gym.preprocess import (
     PictureStorageError,
@@ -33,10 +33,15 @@ from canvit_gym.preprocess import (
 from canvit_gym.scenes.base import Scene
 from canvit_gym.scenes.folder import MAX_ID, PICTURE_SUFFIXES, files_in
 from canvit_gym.scenes.imagenet import CLASS_NAMES, LABEL_OF_WNID, picture_name
-from canvit_gym.scenes.stored import Classes, Split, StoredScenes, some, split_of
-
-Labels = Literal["any", "required"]
-"""Whether pictures without a label are among the scenes, with label -1, or left out."""
+from canvit_gym.scenes.stored import (
+    Classes,
+    Labels,
+    Split,
+    StoredScenes,
+    shuffled,
+    some,
+    split_of,
+)
 
 Member = Literal["picture", "json", "cls.npy", "ptch.npy"]
 """Members of a sample: the picture, its record, and a teacher's features of it, all of one key."""
@@ -182,16 +187,10 @@ class TarScenes(StoredScenes):
         With `shards_at_once`, the shards are shuffled, and then the pictures within so many of them
         at a time, so that what is read lies near by, as slow storage wants it.
         """
-        rng = np.random.Generator(np.random.PCG64([seed, epoch]))
-        if shards_at_once is None:
-            return rng.permutation(len(self))
-        if shards_at_once < 1:
-            raise ValueError(f"shards_at_once is {shards_at_once}; give at least 1, or None.")
-        scenes = np.split(np.arange(len(self)), np.flatnonzero(np.diff(self.shard_of)) + 1)
-        turns = rng.permutation(len(scenes))
-        groups = (turns[i : i + shards_at_once] for i in range(0, len(turns), shards_at_once))
-        return np.concatenate(
-            [rng.permutation(np.concatenate([scenes[i] for i in group])) for group in groups]
+        if shards_at_once is not None:
+            require_int("shards_at_once", shards_at_once, at_least=1)
+        return shuffled(
+            len(self), group_of=self.shard_of, groups_at_once=shards_at_once, seed=seed, epoch=epoch
         )
 
     def __len__(self) -> int:
@@ -227,6 +226,12 @@ class TarScenes(StoredScenes):
             mask=None,
             target=None,
         )
+
+
+def without_labels(scenes: TarScenes) -> bool:
+    """Whether these are ImageNet's official validation pictures and none has a label."""
+    first = scenes._table["key"][0].decode().rpartition("/")[2]
+    return bool((scenes.labels < 0).all()) and picture_name(first, label=0) is not None
 
 
 class _OpenFiles:
