@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from canvit_gym.errors import with_hint
-from canvit_gym.training.cli import pretrain
+from canvit_gym.training.cli import finetune, pretrain
 
-COMMANDS: dict[str, ModuleType] = {"pretrain": pretrain}
+COMMANDS: dict[str, ModuleType] = {"pretrain": pretrain, "finetune": finetune}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -24,20 +24,18 @@ from canvit_gym.errors import require_choice, require_int, require_number
 from canvit_gym.geometry import (
     GlimpseSpec,
     Viewpoint,
-    grid_centers,
     grid_in_scene,
-    random_viewpoint,
     sample_at_viewpoint,
 )
 from canvit_gym.model.canvit import RecurrentState
 from canvit_gym.model.config import CanViTConfig
 from canvit_gym.model.heads import CanViTForPretraining, Standardizer
-from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.base import Scenes
 from canvit_gym.training.common import EpochOrder, generator_for, seed_for
 from canvit_gym.training.loop import Figures, Finished
 from canvit_gym.training.muon import Muon
 from canvit_gym.training.processes import Processes
+from canvit_gym.training.rollouts import coarse_to_fine, draw_viewpoint, scenes_of
 from canvit_gym.training.schedules import decay, warmup
 from canvit_gym.training.teachers.base import Teacher, TeacherFeatures
 
@@ -183,6 +181,28 @@ class DistillationBatch(NamedTuple):
         return DistillationBatch(self.pictures[index], self.labels[index], patches, cls)
 
 
+class Pictures(Protocol):
+    """A protocol of settings that say which pictures a step takes."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def scenes_per_step(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def picture_size_px(self) -> int: ...
+
+    @property
+    def flip(self) -> bool: ...
+
+    @property
+    def crop_area(self) -> float: ...
+
+
 class SceneBatches(Dataset[DistillationBatch]):
     """Batch i of a run, of pictures alone: epoch after epoch, each in another order."""
 
@@ -191,7 +211,7 @@ class SceneBatches(Dataset[DistillationBatch]):
         scenes: Scenes,
         indices: Sequence[int],
         *,
-        run: Distillation,
+        run: Pictures,
         processes: Processes | None = None,
     ) -> None:
         """processes: whose share of each batch this is."""
@@ -376,7 +396,12 @@ class DistillationObjective:
         share = self.processes.share(count)
         return [
             [
-                _draw(run, full_share=full_share if t == 0 else 0.0, generator=generator)[share]
+                draw_viewpoint(
+                    count,
+                    min_scale=run.min_scale,
+                    full_share=full_share if t == 0 else 0.0,
+                    generator=generator,
+                )[share]
                 for t in range(length)
             ]
             for full_share in run.rollouts
@@ -442,11 +467,7 @@ class DistillationObjective:
 
     def _scenes(self, batch: DistillationBatch) -> Tensor:
         """Normalised scenes float32 [B, 3, S, S]."""
-        pictures = normalize(batch.pictures.to(self.device, non_blocking=True))
-        size = self.run.scene_size_px
-        if pictures.shape[-1] == size:
-            return pictures
-        return F.interpolate(pictures, size=(size, size), mode="bilinear", antialias=True)
+        return scenes_of(batch.pictures, size_px=self.run.scene_size_px, device=self.device)
 
     def _features(self, batch: DistillationBatch) -> TeacherFeatures:
         """The teacher's features as float32 on the device, asked for where the batch has none."""
@@ -589,31 +610,6 @@ def draw_length(run: Distillation, *, generator: torch.Generator) -> int:
     while float(torch.rand((), generator=generator)) >= run.stop_probability:
         length += run.chunk_glimpses
     return length
-
-
-def _draw(run: Distillation, *, full_share: float, generator: torch.Generator) -> Viewpoint:
-    """R-IID viewpoints for a step's scenes, this share of them the full scene in place of it."""
-    count = run.scenes_per_step
-    viewpoint = random_viewpoint(batch_size=count, min_scale=run.min_scale, generator=generator)
-    is_full = torch.rand(count, generator=generator) < full_share
-    return Viewpoint(
-        centers=viewpoint.centers.masked_fill(is_full[:, None], 0),
-        scales=viewpoint.scales.masked_fill(is_full, 1),
-    )
-
-
-def coarse_to_fine(count: int, *, num_glimpses: int, generator: torch.Generator) -> list[Viewpoint]:
-    """The full scene, its quadrants, their quadrants ..., each level in an order of each scene's
-    own: as many viewpoints as asked for."""
-    views: list[Viewpoint] = []
-    side = 1
-    while len(views) < num_glimpses:
-        centers = grid_centers(side)
-        order = torch.rand(count, side**2, generator=generator).argsort(1)
-        scales = torch.full((count,), 1 / side)
-        views += [Viewpoint(centers=centers[places], scales=scales) for places in order.unbind(1)]
-        side *= 2
-    return views[:num_glimpses]
 
 
 def features_at(patches: Tensor, viewpoint: Viewpoint, side: int) -> Tensor:

@@ -12,9 +12,10 @@ import torch
 from torch.utils.data import Dataset
 
 from canvit_gym.model.heads import CanViTForPretraining
+from canvit_gym.scenes import layouts
 from canvit_gym.scenes.base import Scenes
 from canvit_gym.scenes.emoji import EmojiScenes
-from canvit_gym.scenes.folder import FolderScenes
+from canvit_gym.scenes.stored import Split
 from canvit_gym.training.common import generator_for
 from canvit_gym.training.distill import (
     Distillation,
@@ -36,7 +37,9 @@ _LOG_EVERY = 20
 def open_scenes(name: str | Path, *, size_px: int) -> Scenes:
     """Scenes that backbones train on, by name; ValueError or OSError where there are none."""
     if name != EMOJI:
-        return FolderScenes(name, size_px=size_px)
+        # Of a data set with parts of its own, those that are meant to be trained on.
+        split: Split = "train" if layouts.recognise(Path(name).expanduser()).parts else "all"
+        return layouts.open_scenes(name, size_px=size_px, split=split)
     if size_px != EmojiScenes.size_px:
         raise ValueError(
             f"picture_size_px is {size_px}, but generated scenes have {EmojiScenes.size_px} px; "
@@ -153,8 +156,7 @@ def train(
                 head_start(batches if every_scene is None else every_scene, run)
             )
     if compile_model:
-        # Backward runs outside autocast, and a compiled one would assume the forward's.
-        torch._functorch.config.backward_pass_autocast = "off"
+        prepare_compile()
         objective.kept.canvit.compile(dynamic=False)
     loop.run()
 
@@ -179,34 +181,50 @@ def begin_with(model: CanViTForPretraining, other: CanViTForPretraining) -> None
     model.load_state_dict(state, strict=False)
 
 
+def prepare_compile() -> None:
+    """Let compiled models run backward outside autocast: they would assume the forward's."""
+    torch._functorch.config.backward_pass_autocast = "off"
+
+
 def _hold_out(
     scenes: Scenes, run: Distillation, validation: str | Path | Scenes | None
 ) -> tuple[Sequence[int], DistillationBatch | None]:
     """Indices of the scenes to train on, and the scenes to validate on."""
-    count, indices = run.validation_scenes, range(len(scenes))
-    if not count:
-        return indices, None
-    if validation is not None:
-        others = (
-            open_scenes(validation, size_px=run.picture_size_px)
-            if isinstance(validation, str | Path)
-            else validation
-        )
-        return indices, batch_of(others, _shuffled(others, run)[:count])
+    if not run.validation_scenes:
+        return range(len(scenes)), None
+    others = (
+        open_scenes(validation, size_px=run.picture_size_px)
+        if isinstance(validation, str | Path)
+        else validation
+    )
+    chosen, judged = held_out_indices(scenes, others, count=run.validation_scenes, seed=run.seed)
+    return chosen, batch_of(scenes if others is None else others, judged)
+
+
+def held_out_indices(
+    scenes: Scenes, others: Scenes | None, *, count: int, seed: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Which scenes to train on, and which to validate on: at most `count` of the others, or as many
+    of the same, which are held out.
+
+    Raises ValueError where none would be left to train on.
+    """
+    if others is not None:
+        return range(len(scenes)), _shuffled(others, seed=seed)[:count]
     if len(scenes) <= count:
         raise ValueError(
             f"There are {len(scenes)} scenes, but validation_scenes is {count}; hold out fewer, so "
             "that some are left to train on."
         )
-    order = _shuffled(scenes, run)
-    return order[count:], batch_of(scenes, order[:count])
+    order = _shuffled(scenes, seed=seed)
+    return order[count:], order[:count]
 
 
-def _shuffled(scenes: Scenes, run: Distillation) -> Sequence[int]:
+def _shuffled(scenes: Scenes, *, seed: int) -> Sequence[int]:
     """All indices in an order that the seed decides; as they are where any is as good."""
     if getattr(scenes, "exchangeable", False):
         return range(len(scenes))
-    generator = generator_for("held out", seed=run.seed, step=0)
+    generator = generator_for("held out", seed=seed, step=0)
     return torch.randperm(len(scenes), generator=generator).tolist()
 
 

@@ -11,9 +11,13 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
+
+_PATIENCE = timedelta(hours=4)
+"""How long processes wait for the first one, which validates alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,9 @@ def launched(device: str) -> Iterator[tuple[Processes, str]]:
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    distributed.init_process_group(
+        "nccl" if device.startswith("cuda") else "gloo", timeout=_PATIENCE
+    )
     try:
         yield Processes(rank=distributed.get_rank(), world=world), device
     finally:

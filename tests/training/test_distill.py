@@ -28,13 +28,13 @@ from canvit_gym.training.distill import (
     DistillationObjective,
     RunningMoments,
     SceneBatches,
-    coarse_to_fine,
     draw_length,
     features_at,
     head_start,
 )
 from canvit_gym.training.loop import Loop, Pace, TrainingDiverged
 from canvit_gym.training.pretrain import batch_of
+from canvit_gym.training.rollouts import coarse_to_fine
 from canvit_gym.training.teachers.base import TeacherFeatures
 
 MODEL = CanViTConfig(
