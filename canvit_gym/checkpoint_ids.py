@@ -6,6 +6,13 @@ FLAGSHIP = "canvit/canvitb16-add-vpe-pretrain-g128px-s512px-in21k-dv3b16-2026-02
 IN1K_FINETUNED = "canvit/canvitb16-add-vpe-finetune-g128px-s512px-in1k-2026-04-06"
 """The flagship fine-tuned to name the 1,000 classes of ImageNet."""
 
+AUTO, OFFICIAL = "auto", "official"
+"""Backbones of the ImageNet environment: the official checkpoint where it can be had, else the
+embedded one; and the official one alone."""
+
+MINI_IN1K = "mini-in1k"
+"""The embedded CanViT that names the 1,000 classes of ImageNet, a little."""
+
 IN1K_PROBE = "canvit/dinov3-vitb16-lvd1689m-in1k-512x512-linear-clf-probe"
 """Linear probe of the flagship's teacher: 1,000 ImageNet classes without fine-tuning."""
 

@@ -138,6 +138,11 @@ class GlimpseSpec:
     canvas_grid_size: int
     min_scale: float
 
+    @property
+    def cell_scales(self) -> tuple[float, float, float]:
+        """Scales of the cell actions, where none are asked for."""
+        return (0.125, 0.25, 0.5) if self.min_scale <= 0.125 else (0.25, 0.375, 0.5)
+
 
 OFFICIAL_GLIMPSE = GlimpseSpec(glimpse_size_px=128, canvas_grid_size=32, min_scale=0.05)
 """The published protocol: 512 px scenes (paper, section 4)."""

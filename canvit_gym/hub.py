@@ -10,6 +10,8 @@ from pathlib import Path
 HUB_ROOT = "CANVIT_HUB_ROOT"
 """Environment variable: a folder of checkpoint directories, or an organisation on the hub."""
 
+_ANSWER_S = 5.0  # the time that the hub has to answer at all
+
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -41,7 +43,11 @@ def download(repo: str, *, revision: str | None, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download  # here, because most programs never need it
 
     # Without a network this fails at once; hf_hub_download would retry for half a minute.
-    return Path(snapshot_download(repo, revision=revision, allow_patterns=list(files)))
+    return Path(
+        snapshot_download(
+            repo, revision=revision, allow_patterns=list(files), etag_timeout=_ANSWER_S
+        )
+    )
 
 
 def commit_of(directory: Path) -> str | None:

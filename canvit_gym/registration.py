@@ -4,7 +4,7 @@ from importlib import import_module
 
 from gymnasium.envs.registration import register, registry
 
-from canvit_gym.checkpoint_ids import FLAGSHIP, IN1K_FINETUNED
+from canvit_gym.checkpoint_ids import AUTO, FLAGSHIP
 
 _IDS: dict[str, dict[str, object]] = {
     # Find and name the animal among clutter. Embedded: no download.
@@ -17,20 +17,18 @@ _IDS: dict[str, dict[str, object]] = {
         "entry_point": "canvit_gym.envs.make:emoji_seg",
         "vector_entry_point": "canvit_gym.envs.make:emoji_seg_vector",
     },
-    # Name an ImageNet-1k picture with the published fine-tuned CanViT-B.
+    # Name an ImageNet-1k picture with the published fine-tuned CanViT-B; without it, with the
+    # embedded mini. Without pictures of one's own, those of the embedded album.
     "CanViT-IN1k-v0": {
         "entry_point": "canvit_gym.envs.make:imagenet",
         "vector_entry_point": "canvit_gym.envs.make:imagenet_vector",
-        "kwargs": {
-            "backbone": IN1K_FINETUNED,
-            "cell_scales": [0.125, 0.25, 0.5],  # a list, as JSON has it
-        },
+        "kwargs": {"backbone": AUTO},
     },
     # Label every pixel of an ADE20K picture with the published CanViT-B and its canvas probe.
     "CanViT-ADE20K-v0": {
         "entry_point": "canvit_gym.envs.make:ade20k",
         "vector_entry_point": "canvit_gym.envs.make:ade20k_vector",
-        "kwargs": {"backbone": FLAGSHIP, "cell_scales": [0.125, 0.25, 0.5]},
+        "kwargs": {"backbone": FLAGSHIP},
     },
 }
 

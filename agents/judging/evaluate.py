@@ -24,6 +24,7 @@ from canvit_agents.judging.summary import format_table, summarize
 from canvit_agents.policies.base import Policy, num_glimpses
 from canvit_agents.policies.learned import LearnedPolicy
 from canvit_gym import CanViTVectorEnv, Rollout
+from canvit_gym.envs.backbones import settled
 from canvit_gym.envs.make import EnvFactory
 from canvit_gym.files import require_writable, write_json
 from canvit_gym.model.flops import classification_flops, glimpse_flops, segmentation_flops
@@ -67,6 +68,7 @@ def make_benchmark(
             f"split is {kwargs['split']!r} among the keyword arguments; give it by --split."
         )
     _require_ours(env_id)
+    kwargs = settled(env_id, kwargs)
     env = gym.make_vec(
         env_id, num_envs=1, vectorization_mode="vector_entry_point", split=split, **kwargs
     ).unwrapped

@@ -17,6 +17,7 @@ import yaml
 from canvit_agents.learning import learner_class
 from canvit_agents.learning.run import Learner, Run
 from canvit_gym import make_sb3_env
+from canvit_gym.envs.backbones import settled
 from canvit_gym.envs.options import recorded
 from canvit_gym.files import plain_json, require_writable
 
@@ -151,7 +152,7 @@ def train(
     settings = _settings(usual, changes, timesteps=timesteps, warm_start=warm_start)
     if num_envs is not None:
         settings["num_envs"] = num_envs
-    kwargs = {**settings["env"], **(env_kwargs or {})}
+    kwargs = settled(env_id, {**settings["env"], **(env_kwargs or {})})
     if "split" in kwargs:
         raise ValueError(
             f"split is {kwargs['split']!r}, but policies always train on the split 'train'; leave "

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from canvit_gym.ambient import plain_torch
-from canvit_gym.checkpoint_ids import ade20k_probe
+from canvit_gym.checkpoint_ids import AUTO, FLAGSHIP, OFFICIAL, ade20k_probe
+from canvit_gym.envs.backbones import imagenet_backbone, looks_of
 from canvit_gym.envs.options import (
     ADE20KOptions,
     EnvOptions,
@@ -43,10 +45,13 @@ from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.model.identity import BackboneIdentity, identify
 from canvit_gym.model.segmentation import CanViTForSemanticSegmentation
 from canvit_gym.scenes.ade20k import ADE20KScenes
+from canvit_gym.scenes.album import ALBUM, AlbumScenes
 from canvit_gym.scenes.base import Scenes, require_scenes
 from canvit_gym.scenes.cache import CachedScenes
 from canvit_gym.scenes.emoji import EmojiScenes
-from canvit_gym.scenes.folder import FolderScenes
+from canvit_gym.scenes.imagenette import NAME as IMAGENETTE
+from canvit_gym.scenes.imagenette import imagenette
+from canvit_gym.scenes.layouts import open_scenes
 from canvit_gym.tasks.base import Task
 from canvit_gym.tasks.classification import Classification
 from canvit_gym.tasks.segmentation import Segmentation
@@ -214,7 +219,7 @@ def _emoji_scenes(scenes: Any, split: str | None) -> Scenes:
         return own
     if scenes is not None:
         size_px = EmojiScenes.size_px
-        return FolderScenes(scenes, size_px=size_px, split=split or "all")  # type: ignore[arg-type]
+        return open_scenes(scenes, size_px=size_px, split=split, labels="required")  # type: ignore[arg-type]
     return EmojiScenes(split=split or "train")  # type: ignore[arg-type]  # it checks the name
 
 
@@ -246,34 +251,54 @@ def _emoji_seg(
 
 def _imagenet(
     *,
-    backbone: Any,
+    backbone: Any = AUTO,
+    probe: Any = None,
     scenes: Any = None,
     split: str | None = None,
     upright: bool = False,
-    canvas_grid_size: int = OFFICIAL_GLIMPSE.canvas_grid_size,
+    canvas_grid_size: int | None = None,
     scene_size_px: int | None = None,
     cache_bytes: int = CACHE_BYTES,
     **options: Any,
 ) -> Setting:
+    if probe is not None and backbone in (AUTO, OFFICIAL):
+        raise ValueError(
+            f"probe is {probe!r}, which is fused into a pretrained CanViT, but backbone is"
+            f" {backbone!r}, which is fine-tuned already; give backbone={FLAGSHIP!r}."
+        )
+    backbone = imagenet_backbone(backbone)
+    looks = looks_of(backbone)
     source = own_scenes(scenes, split=split, size_px=scene_size_px)
     if source is None:
-        root = scenes or os.environ.get(IMAGENET_ROOT)
-        if not root:
-            raise ValueError(
-                "CanViT-IN1k-v0 was given no scenes; pass scenes='path/to/imagenet/val' (class "
-                f"folders named by wnid) or set ${IMAGENET_ROOT}, or try CanViT-Emoji-v0, which "
-                "needs none."
-            )
-        folder = FolderScenes(
-            root,
-            size_px=OFFICIAL_SCENE_PX if scene_size_px is None else scene_size_px,
-            split=split or "all",  # type: ignore[arg-type]  # it checks the name
-            classes="imagenet",
+        pictures = _imagenet_pictures(
+            scenes or os.environ.get(IMAGENET_ROOT),
+            size_px=looks.scene_size_px if scene_size_px is None else scene_size_px,
+            split=split,
             upright=upright,
         )
-        source = _cached(folder, cache_bytes=cache_bytes)
-    glimpse = replace(OFFICIAL_GLIMPSE, canvas_grid_size=canvas_grid_size)
-    return naming(scenes=source, glimpse=glimpse, backbone=backbone, **options)
+        source = _cached(pictures, cache_bytes=cache_bytes)
+    grid = looks.glimpse.canvas_grid_size if canvas_grid_size is None else canvas_grid_size
+    glimpse = replace(looks.glimpse, canvas_grid_size=grid)
+    return naming(scenes=source, glimpse=glimpse, backbone=backbone, probe=probe, **options)
+
+
+def _imagenet_pictures(scenes: Any, *, size_px: int, split: Any, upright: bool) -> Scenes:
+    """Pictures of ImageNet's classes: of a folder or tar file, Imagenette, or the album."""
+    if not scenes or scenes == ALBUM:
+        album = AlbumScenes(size_px=size_px, split=split or "all")
+        if not scenes:
+            warnings.warn(
+                f"CanViT-IN1k-v0 was given no scenes, so it shows the album that it brings,"
+                f" {len(album)} photographs, far too few to judge anything by; pass"
+                f" scenes='path/to/imagenet/val' or set ${IMAGENET_ROOT}, or scenes={ALBUM!r} to"
+                " choose the album.",
+                stacklevel=2,
+            )
+        return album
+    root = imagenette(size_px=size_px) if scenes == IMAGENETTE else scenes
+    return open_scenes(
+        root, size_px=size_px, split=split, classes="imagenet", labels="required", upright=upright
+    )
 
 
 def _ade20k(

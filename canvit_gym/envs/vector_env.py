@@ -73,7 +73,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
         rollout: Rollout,
         backbone: BackboneIdentity,
         action: ActionKind = "box",
-        cell_scales: Sequence[float] = (0.25, 0.375, 0.5),
+        cell_scales: Sequence[float] | None = None,
         stop_action: bool = False,
         observation: ObservationKind = "compact",
         reward: str | None = None,
@@ -107,7 +107,7 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
             action,
             glimpse=rollout.glimpse,
             cell_grid=self.observations.grid_size,
-            cell_scales=cell_scales,
+            cell_scales=rollout.glimpse.cell_scales if cell_scales is None else cell_scales,
             stop_action=stop_action,
         )
         self.single_observation_space = self.observations.space

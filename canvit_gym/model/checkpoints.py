@@ -28,13 +28,14 @@ from canvit_gym.checkpoint_ids import (  # noqa: F401 - offered here too
     FLAGSHIP,
     IN1K_FINETUNED,
     IN1K_PROBE,
+    MINI_IN1K,
 )
 from canvit_gym.files import read_json, write_bytes, write_text
 from canvit_gym.hub import HUB_ROOT, download, upload
 from canvit_gym.model.legacy import is_legacy, upgrade_config, upgrade_tensors
 
 ORGANIZATION = "canvit"
-EMBEDDED = {"mini": "mini", "mini-seg-probe": "mini_seg_probe"}
+EMBEDDED = {"mini": "mini", "mini-seg-probe": "mini_seg_probe", MINI_IN1K: "mini_in1k"}
 """Checkpoints that the package itself brings: their directories in `assets`, by name."""
 
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
@@ -85,7 +86,7 @@ class InvalidCheckpoint(ValueError):
 def resolve_checkpoint(name: str | Path) -> Path:
     """The local directory of a checkpoint, downloaded where need be.
 
-    `name` is, in this order: an embedded name ("mini", "mini-seg-probe"); a local directory; a
+    `name` is, in this order: an embedded name ("mini", "mini-in1k", ...); a local directory; a
     directory under CANVIT_HUB_ROOT; an id on the Hugging Face hub, perhaps with `@revision`.
     Without an organisation `canvit/` is meant. Raises CheckpointNotFound with what can be done
     about it.
@@ -127,6 +128,15 @@ def checkpoint_sha256(name: str | Path) -> str:
     """Hexadecimal SHA-256 of a checkpoint's weights: what a policy records of its backbone."""
     with _require(resolve_checkpoint(name), _WEIGHTS).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def training_record(name: str | Path) -> dict[str, Any]:
+    """Returns what `config.json` says of the training that a checkpoint is from; {} for nothing.
+
+    Raises CheckpointNotFound, or InvalidCheckpoint where the file is damaged.
+    """
+    record = _read_config(resolve_checkpoint(name)).get("training")
+    return record if isinstance(record, dict) else {}
 
 
 def _download(name: str | Path, *, repo: str, revision: str | None) -> Path:

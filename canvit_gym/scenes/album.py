@@ -14,6 +14,9 @@ from canvit_gym.scenes.base import Scene
 from canvit_gym.scenes.imagenet import CLASS_NAMES
 from canvit_gym.scenes.stored import Split, StoredScenes, split_of
 
+ALBUM = "album"
+"""What `scenes=` takes for it."""
+
 
 class AlbumScenes(StoredScenes):
     """Thirty-two photographs of as many ImageNet classes, at most 256 px a side as stored.

@@ -478,7 +478,9 @@ def test_hub_names(
 ) -> None:
     asked: list[tuple[str, str | None, list[str]]] = []
 
-    def download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+    def download(
+        repo: str, *, revision: str | None, allow_patterns: list[str], etag_timeout: float
+    ) -> str:
         asked.append((repo, revision, allow_patterns))
         return "downloaded"
 
