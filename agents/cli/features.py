@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from canvit_agents.cli.arguments import positive
-
-if TYPE_CHECKING:
-    from canvit_gym.training.features import StoredPictures
 
 HELP = "compute a teacher's features of many pictures once, for pretrain"
 
@@ -25,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     index.add_argument("--seed", type=int, help="of the order (default: drawn at random)")
 
     export = steps.add_parser("export", help="write the shards of features that are missing")
-    _add_index(export)
+    export.add_argument("index", type=Path, metavar="INDEX", help="what `features index` wrote")
     _add_pictures(export)
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the shards")
     export.add_argument("--teacher", required=True, help="such as efficientnet-lite0")
@@ -50,37 +46,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     check = steps.add_parser("check", help="read all shards and verify them")
-    _add_index(check)
     check.add_argument("directory", type=Path, metavar="DIR", help="the shards")
 
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "pictures", metavar="PICTURES", help="a folder of class folders, or of tar shards"
+        "pictures", metavar="PICTURES", help="a folder of pictures or of tar shards"
     )
-
-
-def _add_index(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("index", type=Path, metavar="INDEX", help="what `features index` wrote")
 
 
 def run(args: argparse.Namespace) -> None:
     from canvit_gym.training import features
+    from canvit_gym.training.pretrain import open_pictures
 
     if args.step == "index":
-        index = features.write_index(_open(args.pictures, size_px=32), args.out, seed=args.seed)
+        index = features.write_index(
+            open_pictures(args.pictures, size_px=32), args.out, seed=args.seed
+        )
         print(f"{len(index)} pictures: {args.out}")
         return
-    index = features.read_index(args.index)
     if args.step == "check":
-        found = features.check(args.directory, index)
+        found = features.check(args.directory)
         print(f"{found.rows} pictures in {found.shards} shards, {len(found.failed)} unreadable")
         return
     from canvit_gym.training.teachers import load_teacher
 
     written = features.export(
-        index,
-        _open(args.pictures, size_px=args.size),
+        features.read_index(args.index),
+        open_pictures(args.pictures, size_px=args.size),
         load_teacher(args.teacher, device=args.device),
         args.out,
         shards=None if args.shards is None else range(args.shards[0], args.shards[1] + 1),
@@ -90,12 +83,3 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
     )
     print(f"{len(written)} shards written: {args.out}")
-
-
-def _open(pictures: str, *, size_px: int) -> StoredPictures:
-    from canvit_gym.scenes.folder import FolderScenes
-    from canvit_gym.scenes.tar import TarScenes
-
-    path = Path(pictures).expanduser()
-    is_tar = path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar")))
-    return (TarScenes if is_tar else FolderScenes)(path, size_px=size_px)

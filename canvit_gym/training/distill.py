@@ -32,6 +32,7 @@ from canvit_gym.model.config import CanViTConfig
 from canvit_gym.model.heads import CanViTForPretraining, Standardizer
 from canvit_gym.scenes.base import Scenes
 from canvit_gym.training.common import EpochOrder, generator_for, seed_for
+from canvit_gym.training.features import FeatureShards
 from canvit_gym.training.loop import Figures, Finished
 from canvit_gym.training.muon import Muon
 from canvit_gym.training.processes import Processes
@@ -86,6 +87,9 @@ class Distillation:
     """The same of its CLS."""
     class_loss: float = 0.0
     """Weight of the KL divergence from the teacher's classes, read by its own classifier."""
+    label_loss: float = 0.0
+    """Weight of the cross-entropy of the scenes' own labels, read by the teacher's classifier; 0
+    for scenes without a label."""
     token_loss: float = 0.0
     """Weight of the mean squared error of the teacher's patches under each token of the glimpse, by
     a linear readout that is dropped at the end: it makes a small ViT start to learn."""
@@ -130,8 +134,8 @@ class Distillation:
         ):  # fmt: skip
             require_int(name, getattr(self, name), at_least=0)
         for name in (
-            "patch_loss", "cls_loss", "class_loss", "token_loss", "lr", "start_lr", "weight_decay",
-            "muon_lr", "muon_weight_decay", "clip_norm",
+            "patch_loss", "cls_loss", "class_loss", "label_loss", "token_loss", "lr",
+            "start_lr", "weight_decay", "muon_lr", "muon_weight_decay", "clip_norm",
         ):  # fmt: skip
             require_number(name, getattr(self, name), at_least=0)
         for name, low in (("min_scale", 0.001), ("crop_area", 0.001), ("stop_probability", 0.001)):
@@ -144,7 +148,8 @@ class Distillation:
             )
         if not all(length >= 1 for length in self.lengths):
             raise ValueError(f"lengths is {self.lengths}; give numbers of glimpses, at least 1.")
-        if self.patch_loss == self.cls_loss == self.class_loss == self.token_loss == 0:
+        losses = (self.patch_loss, self.cls_loss, self.class_loss, self.label_loss, self.token_loss)
+        if not any(losses):
             raise ValueError("All losses have the weight 0; give patch_loss or cls_loss some.")
         if self.scene_size_px > self.picture_size_px:
             raise ValueError(
@@ -256,6 +261,70 @@ class SceneBatches(Dataset[DistillationBatch]):
             return self.augment(picture.permute(2, 0, 1)).permute(1, 2, 0).contiguous()
 
 
+class FeatureBatches(Dataset[DistillationBatch]):
+    """Batch i of a run, of pictures and the features that an export has of them."""
+
+    def __init__(
+        self,
+        scenes: Scenes,
+        features: FeatureShards,
+        rows: Sequence[int],
+        *,
+        run: Distillation,
+        processes: Processes | None = None,
+    ) -> None:
+        """scenes: those of the features' index, of any size. rows: of the features, without those
+        that failed. processes: whose share of each batch this is.
+
+        Raises ValueError where the run wants crops, which features of whole pictures do not fit.
+        """
+        if run.crop_area < 1:
+            raise ValueError(
+                f"crop_area is {run.crop_area}, but exported features are of whole pictures; give "
+                "crop_area=1."
+            )
+        self.scenes, self.features, self.rows, self.run = scenes, features, rows, run
+        self.share = (processes or Processes()).share(run.scenes_per_step)
+        self.order = EpochOrder(len(rows), seed=run.seed)
+
+    def __len__(self) -> int:
+        return self.run.steps
+
+    def __getitem__(self, step: int) -> DistillationBatch:
+        count = self.run.scenes_per_step
+        rows = [self.rows[place] for place in self.order.indices(step, count)[self.share]]
+        batch = feature_batch(self.scenes, self.features, rows)
+        if not self.run.flip:
+            return batch
+        generator = generator_for("augmentation", seed=self.run.seed, step=step)
+        return _mirrored(batch, torch.rand(count, generator=generator)[self.share] < 0.5)
+
+
+def feature_batch(
+    scenes: Scenes, features: FeatureShards, rows: Sequence[int]
+) -> DistillationBatch:
+    """The scenes and features of these rows, as they are."""
+    batch = [scenes[int(features.index.scenes[row])] for row in rows]
+    return DistillationBatch(
+        torch.from_numpy(np.stack([scene.picture for scene in batch])),
+        torch.tensor([scene.label for scene in batch]),
+        *features.read(rows),
+    )
+
+
+def _mirrored(batch: DistillationBatch, which: Tensor) -> DistillationBatch:
+    """Some pictures from right to left, bool [B], and their patches, too: what the teacher would
+    see in the mirrored picture, but for its own asymmetries."""
+    assert batch.patches is not None
+    side = round(batch.patches.shape[1] ** 0.5)
+    maps = batch.patches.unflatten(1, (side, side))
+    chosen = which[:, None, None, None]
+    return batch._replace(
+        pictures=torch.where(chosen, batch.pictures.flip(2), batch.pictures),
+        patches=torch.where(chosen, maps.flip(2), maps).flatten(1, 2),
+    )
+
+
 class Targets(NamedTuple):
     """What is to be predicted: float32, patches [B, G^2, D] and cls [B, D] standardised, and as the
     teacher gave them."""
@@ -307,10 +376,10 @@ class DistillationObjective:
 
         Raises ValueError where the settings need what is not given.
         """
-        if run.class_loss and classifier is None:
+        if (run.class_loss or run.label_loss) and classifier is None:
             raise ValueError(
-                "class_loss needs the teacher's classifier, which this teacher does not have; "
-                "give class_loss=0."
+                "class_loss and label_loss need the teacher's classifier, which this teacher does "
+                "not have; give class_loss=0 and label_loss=0."
             )
         self.run, self.teacher, self.validation = run, teacher, validation
         self.record, self.device = record or {}, torch.device(device)
@@ -364,6 +433,7 @@ class DistillationObjective:
 
     def backward(self, batch: DistillationBatch, *, step: int) -> dict[str, Tensor]:
         scenes, targets = self._scenes(batch), self._targets(batch)
+        labels = batch.labels.to(self.device)
         run, plan = self.run, self.rollouts(step)
         totals: dict[str, Tensor] = {}
         for viewpoints in plan:
@@ -372,7 +442,9 @@ class DistillationObjective:
             weight = 1 / len(viewpoints) / len(plan)
             for t, viewpoint in enumerate(viewpoints, start=1):
                 with self._autocast():
-                    state, terms = self._look(scenes, state, viewpoint.to(self.device), targets)
+                    state, terms = self._look(
+                        scenes, state, viewpoint.to(self.device), targets, labels
+                    )
                 loss = torch.stack(
                     [getattr(run, f"{name}_loss") * term for name, term in terms.items()]
                 ).sum()
@@ -434,7 +506,7 @@ class DistillationObjective:
             )
             for t, viewpoint in enumerate(views):
                 with self._autocast():
-                    state, _ = self._look(scenes, state, viewpoint.to(self.device), targets)
+                    state, _ = self._look(scenes, state, viewpoint.to(self.device), targets, labels)
                 for name, values in self._similarities(state, targets, labels).items():
                     sums.setdefault(name, [0.0] * len(views))[t] += float(values.sum())
             if self.classifier is not None:
@@ -501,7 +573,12 @@ class DistillationObjective:
         )
 
     def _look(
-        self, scenes: Tensor, state: RecurrentState, viewpoint: Viewpoint, targets: Targets
+        self,
+        scenes: Tensor,
+        state: RecurrentState,
+        viewpoint: Viewpoint,
+        targets: Targets,
+        labels: Tensor,
     ) -> tuple[RecurrentState, dict[str, Tensor]]:
         """The state after a glimpse, and the losses then, unweighted, by name."""
         run, kept = self.run, self.kept
@@ -513,17 +590,23 @@ class DistillationObjective:
         terms = {}
         if run.patch_loss:
             terms["patch"] = F.mse_loss(kept.predict_teacher_patches(state), targets.patches)
-        if run.cls_loss or run.class_loss:
+        if run.cls_loss or run.class_loss or run.label_loss:
             cls = kept.predict_teacher_cls(state)
             if run.cls_loss:
                 terms["cls"] = F.mse_loss(cls, targets.cls)
+        if run.class_loss or run.label_loss:
+            logits = self._classes(self._destandardized(cls))
             if run.class_loss:
                 terms["class"] = F.kl_div(
-                    self._classes(self._destandardized(cls)).log_softmax(1),
+                    logits.log_softmax(1),
                     self._classes(targets.raw_cls).log_softmax(1),
                     log_target=True,
                     reduction="batchmean",
                 )
+            if run.label_loss:
+                # Over all scenes, so that those with a label weigh the same in every batch.
+                found = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+                terms["label"] = found / len(labels)
         if self.model.token_readout is not None:
             with torch.autocast(self.device.type, enabled=False):
                 tokens = output.glimpse_patches.float()

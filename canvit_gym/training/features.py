@@ -1,10 +1,10 @@
 """A teacher's features of many pictures, computed once and kept: index, shards, checks.
 
 An index is a Parquet file with a row for each scene, in an order shuffled once and for all: its
-number in the source, its name, its label. A shard holds the features of `shard_size` rows, as
-float16 in a safetensors file, written whole or not at all; so an export that was interrupted, or is
-shared among machines, makes only the shards that are missing. A picture that can not be read leaves
-NaN and is listed as failed.
+number in the source, its name, its label. Beside a copy of it lie the shards: each holds the
+features of `shard_size` rows, as float16 in a safetensors file, written whole or not at all. So an
+export that was interrupted, or is shared among machines, makes only the shards that are missing. A
+picture that can not be read leaves NaN and is listed as failed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from canvit_gym.errors import missing_extra
-from canvit_gym.files import require_writable, whole_file
-from canvit_gym.scenes.base import Scenes
+from canvit_gym.files import require_writable, whole_file, write_bytes
+from canvit_gym.scenes.stored import StoredScenes
 from canvit_gym.training.teachers.base import Teacher, TeacherFeatures
 
 SHARD_SIZE = 4096
@@ -36,6 +36,7 @@ SHARD_SIZE = 4096
 
 _INDEX_FORMAT = "canvit-gym-feature-index-1"
 _SHARD_FORMAT = "canvit-gym-features-1"
+_INDEX_NAME = "index.parquet"
 _SHARD_NAME = "shard-{:06d}.safetensors"
 _AGREEING = (
     "index_sha256",
@@ -49,15 +50,6 @@ _AGREEING = (
 """What the shards of one export have in common."""
 
 
-class StoredPictures(Scenes, Protocol):
-    """Scenes whose names are known before they are read, as those of folders and tar shards."""
-
-    @property
-    def labels(self) -> Sequence[int] | np.ndarray: ...
-
-    def name_of(self, index: int) -> str: ...
-
-
 # -- the index -------------------------------------------------------------------------------------
 
 
@@ -66,18 +58,23 @@ class FeatureIndex:
     """Which scene each row is of.
 
     scenes: its number in the source, int64 [rows]. names: its `Scene.name`. labels: int64 [rows],
-    -1 for none. sha256: of the file, which shards record.
+    -1 where there is none, or none is known yet. content: the file's bytes; their sha256 is in the
+    shards.
     """
 
     scenes: np.ndarray
     names: Sequence[str]
     labels: np.ndarray
-    sha256: str
+    content: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
 
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def require_same(self, scenes: StoredPictures) -> None:
+    def require_same(self, scenes: StoredScenes) -> None:
         """Raise ValueError unless the rows are of these scenes, name by name."""
         for row, (number, name) in enumerate(zip(self.scenes, self.names, strict=True)):
             found = scenes.name_of(int(number)) if number < len(scenes) else None
@@ -89,7 +86,7 @@ class FeatureIndex:
                 )
 
 
-def write_index(scenes: StoredPictures, path: Path, *, seed: int | None = None) -> FeatureIndex:
+def write_index(scenes: StoredScenes, path: Path, *, seed: int | None = None) -> FeatureIndex:
     """Index all scenes in a shuffled order; a seed of 63 bits is drawn where none is given.
 
     Raises FileExistsError where there is such a file: shards may depend on it.
@@ -102,7 +99,8 @@ def write_index(scenes: StoredPictures, path: Path, *, seed: int | None = None) 
         )
     seed = secrets.randbits(63) if seed is None else seed
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(scenes))
-    labels = np.asarray(scenes.labels, dtype=np.int64)[order]
+    known = getattr(scenes, "labels", None)  # some say it only with the picture
+    labels = np.full(len(order), -1) if known is None else np.asarray(known, np.int64)[order]
     class_names = scenes.class_names
     columns = {
         "scene": pa.array(order, pa.int64()),
@@ -112,7 +110,7 @@ def write_index(scenes: StoredPictures, path: Path, *, seed: int | None = None) 
     }
     record = {
         "format": _INDEX_FORMAT,
-        "source": Path(getattr(scenes, "root", type(scenes).__name__)).name,
+        "source": scenes.root.name,
         "seed": seed,
         "scenes": len(order),
         "classes": len(np.unique(labels[labels >= 0])),
@@ -137,7 +135,7 @@ def read_index(path: Path) -> FeatureIndex:
             scenes=table["scene"].to_numpy(),
             names=table["name"].to_pylist(),
             labels=table["label"].to_numpy(),
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            content=path.read_bytes(),
         )
     except (ValueError, KeyError, TypeError, OSError) as error:  # pyarrow's are ValueErrors
         raise ValueError(
@@ -170,7 +168,7 @@ class _Rows(Dataset[_Row]):
     """Batches of rows of an index."""
 
     def __init__(
-        self, scenes: StoredPictures, index: FeatureIndex, rows: range, batch_size: int
+        self, scenes: StoredScenes, index: FeatureIndex, rows: range, batch_size: int
     ) -> None:
         self.scenes, self.index = scenes, index
         self.parts = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
@@ -207,7 +205,7 @@ def content_hash(picture: np.ndarray) -> int:
 
 def export(
     index: FeatureIndex,
-    scenes: StoredPictures,
+    scenes: StoredScenes,
     teacher: Teacher,
     out: Path,
     *,
@@ -219,7 +217,7 @@ def export(
     device: torch.device | str = "cpu",
     show: bool = True,
 ) -> list[Path]:
-    """Write the shards that are missing in `out`, and return their paths.
+    """Write the shards that are missing in `out`, and the index; returns the paths of new shards.
 
     scenes: their size is that of the pictures that the teacher sees. shards: which ones; all by
     default. bfloat16: whether the teacher runs under autocast to it, as published.
@@ -249,6 +247,7 @@ def export(
         raise ValueError(
             f"There is no shard {outside[0]}: the {len(index)} scenes make shards 0 .. {count - 1}."
         )
+    write_bytes(out / _INDEX_NAME, index.content)
     written = []
     missing = [number for number in wanted if not (out / _SHARD_NAME.format(number)).exists()]
     rows_of = {n: range(n * shard_size, min((n + 1) * shard_size, len(index))) for n in missing}
@@ -302,8 +301,8 @@ class FeatureShards:
     """The features of an export, row by row as its index has them.
 
     teacher: its name. picture_size_px: side of the pictures that it saw. dim, patch_grid: D and G.
-    index_sha256: of the index. Raises FileNotFoundError or ValueError as `check` does, without
-    reading features.
+    index: which scenes the rows are of. Raises FileNotFoundError or ValueError as `check` does,
+    without reading features.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -311,7 +310,6 @@ class FeatureShards:
         self._paths = _shard_paths(self.directory)
         records = _agreeing_records(self.directory, self._paths)
         self.teacher: str = records[0]["teacher"]
-        self.index_sha256: str = records[0]["index_sha256"]
         self.picture_size_px = int(records[0]["picture_size_px"])
         self.dim = int(records[0]["dim"])
         self.patch_grid = round(int(records[0]["num_patches"]) ** 0.5)
@@ -321,6 +319,17 @@ class FeatureShards:
         """Rows whose pictures could not be read, bool [rows]."""
         self.content = torch.cat([file.get_tensor("content") for file in self._files])
         """`content_hash` of each picture, int64 [rows]."""
+        self.index = read_index(self.directory / _INDEX_NAME)
+        if self.index.sha256 != records[0]["index_sha256"]:
+            raise ValueError(
+                f"{self.directory / _INDEX_NAME} is not the index that the shards beside it were "
+                "exported with; put that one there."
+            )
+        if len(self) != len(self.index):
+            raise ValueError(
+                f"{self.directory} holds features of {len(self)} of the {len(self.index)} scenes; "
+                "export the shards that are missing."
+            )
 
     def __len__(self) -> int:
         return len(self.failed)
@@ -337,19 +346,17 @@ class FeatureShards:
         )
         return TeacherFeatures(patches, cls)
 
-    def require_index(self, index: FeatureIndex) -> None:
-        """Raise ValueError unless the features are those of this index, and of all its rows."""
-        if index.sha256 != self.index_sha256:
-            raise ValueError(
-                f"{self.directory} holds features of another index (sha256 "
-                f"{self.index_sha256[:12]}, not {index.sha256[:12]}); give the one that they were "
-                "exported with."
-            )
-        if len(index) != len(self):
-            raise ValueError(
-                f"{self.directory} holds features of {len(self)} of the {len(index)} scenes; "
-                "export the shards that are missing."
-            )
+    def require_same_pictures(self, scenes: StoredScenes, *, count: int = 16) -> None:
+        """Raise ValueError unless the scenes are those of the index, by name, and some of their
+        pictures those that the teacher saw."""
+        self.index.require_same(scenes)
+        for row in np.linspace(0, len(self) - 1, count, dtype=int):
+            picture = scenes[int(self.index.scenes[row])].picture
+            if not self.failed[row] and content_hash(picture) != int(self.content[row]):
+                raise ValueError(
+                    f"{self.index.names[row]} is another picture than the one that {self.teacher} "
+                    f"saw for {self.directory}; give the same pictures, or export again."
+                )
 
 
 class Checked(NamedTuple):
@@ -360,11 +367,10 @@ class Checked(NamedTuple):
     failed: list[int]
 
 
-def check(directory: Path, index: FeatureIndex) -> Checked:
+def check(directory: Path) -> Checked:
     """Read all shards, and raise ValueError unless they are whole, belong together, and cover the
     index, with NaN in the failed rows and in no others; FileNotFoundError where there are none."""
     features = FeatureShards(directory)
-    features.require_index(index)
     for path, file in zip(features._paths, features._files, strict=True):
         failed = file.get_tensor("failed")
         for name in ("patches", "cls"):

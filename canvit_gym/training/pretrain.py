@@ -15,15 +15,18 @@ from canvit_gym.model.heads import CanViTForPretraining
 from canvit_gym.scenes import layouts
 from canvit_gym.scenes.base import Scenes
 from canvit_gym.scenes.emoji import EmojiScenes
-from canvit_gym.scenes.stored import Split
+from canvit_gym.scenes.stored import Split, StoredScenes
 from canvit_gym.training.common import generator_for
 from canvit_gym.training.distill import (
     Distillation,
     DistillationBatch,
     DistillationObjective,
+    FeatureBatches,
     SceneBatches,
+    feature_batch,
     head_start,
 )
+from canvit_gym.training.features import FeatureShards
 from canvit_gym.training.loop import Loop, Pace
 from canvit_gym.training.processes import Processes
 from canvit_gym.training.teachers import Teacher, load_teacher
@@ -37,9 +40,7 @@ _LOG_EVERY = 20
 def open_scenes(name: str | Path, *, size_px: int) -> Scenes:
     """Scenes that backbones train on, by name; ValueError or OSError where there are none."""
     if name != EMOJI:
-        # Of a data set with parts of its own, those that are meant to be trained on.
-        split: Split = "train" if layouts.recognise(Path(name).expanduser()).parts else "all"
-        return layouts.open_scenes(name, size_px=size_px, split=split)
+        return open_pictures(name, size_px=size_px)
     if size_px != EmojiScenes.size_px:
         raise ValueError(
             f"picture_size_px is {size_px}, but generated scenes have {EmojiScenes.size_px} px; "
@@ -48,12 +49,21 @@ def open_scenes(name: str | Path, *, size_px: int) -> Scenes:
     return EmojiScenes(split="backbone")
 
 
+def open_pictures(root: str | Path, *, size_px: int) -> StoredScenes:
+    """The pictures of a folder in any of the usual layouts: the training pictures where it has such
+    a part, else all; ValueError or OSError where there are none."""
+    root = Path(root).expanduser()
+    split: Split = "train" if layouts.recognise(root).parts else "all"
+    return layouts.open_scenes(root, size_px=size_px, split=split)
+
+
 def pretrain(
     run: Distillation,
     *,
     scenes: str | Path | Scenes,
     teacher: str | Teacher,
     out: Path,
+    features: str | Path | None = None,
     validation: str | Path | Scenes | None = None,
     init: str | Path | None = None,
     device: str = "cpu",
@@ -64,10 +74,12 @@ def pretrain(
 ) -> CanViTForPretraining:
     """Train, and leave the checkpoint in `out`; continues a run that `out` holds.
 
-    scenes: a source of pictures, "emoji", or a folder; their labels are not trained on. teacher: by
-    name, or one in memory. validation: other scenes to validate on; some of `scenes` are held out
-    by default. init: a checkpoint whose weights the run begins with. workers: processes that
-    prepare batches. compile_model: whether torch.compile makes the core faster.
+    scenes: a source of pictures, "emoji", or a folder; their labels matter to label_loss alone.
+    teacher: by name, or one in memory. features: the directory of an export of the teacher's
+    features of these pictures, so that it is not asked again. validation: other scenes to validate
+    on; some of `scenes` are held out by default. init: a checkpoint whose weights the run begins
+    with. workers: processes that prepare batches. compile_model: whether torch.compile makes the
+    core faster.
 
     Raises ValueError or OSError, before anything is trained, where settings do not fit, names lead
     nowhere or `out` can not be written to; TrainingDiverged where losses are no longer finite.
@@ -82,7 +94,13 @@ def pretrain(
             f"The teacher sees pictures of {size} px in {grid} cells a side, but canvas_grid_size "
             f"is {run.canvas_grid_size}; make them agree."
         )
-    chosen, held_out = _hold_out(source, run, validation)
+    shards = None if features is None else _open_features(features, source, seeing, run)
+    if shards is None:
+        chosen, held_out = _hold_out(source, run, validation)
+    else:
+        chosen, held_out = _hold_out_rows(shards, source, run, validation)
+    if held_out is not None and held_out.patches is None:
+        held_out = _with_features(held_out, seeing, run, device=device)
     torch.manual_seed(run.seed)
     made_of = {
         "scenes": str(scenes) if isinstance(scenes, str | Path) else type(scenes).__name__,
@@ -99,10 +117,20 @@ def pretrain(
         device=device,
         processes=processes,
     )
+    batches: Dataset[DistillationBatch]
+    every_scene: Dataset[DistillationBatch]
+    if shards is None:
+        batches = SceneBatches(source, chosen, run=run, processes=processes)
+        every_scene = SceneBatches(source, chosen, run=run)
+    else:
+        # The teacher has seen them: the student's size is read at once.
+        small = _resized(scenes, source, size_px=run.scene_size_px)
+        batches = FeatureBatches(small, shards, chosen, run=run, processes=processes)
+        every_scene = FeatureBatches(small, shards, chosen, run=run)
     train(
         objective,
-        SceneBatches(source, chosen, run=run, processes=processes),
-        every_scene=SceneBatches(source, chosen, run=run),
+        batches,
+        every_scene=every_scene,
         made_of=made_of,
         out=out,
         init=init,
@@ -235,3 +263,69 @@ def batch_of(scenes: Scenes, indices: Sequence[int]) -> DistillationBatch:
         pictures=torch.from_numpy(np.stack([scene.picture for scene in batch])),
         labels=torch.tensor([scene.label for scene in batch]),
     )
+
+
+def _open_features(
+    directory: str | Path, scenes: Scenes, teacher: Teacher, run: Distillation
+) -> FeatureShards:
+    """The features of an export; ValueError unless they are this teacher's, of these pictures."""
+    shards = FeatureShards(directory)
+    for what, found, wanted in (
+        ("teacher", shards.teacher, teacher.name),
+        ("picture_size_px", shards.picture_size_px, run.picture_size_px),
+    ):
+        if found != wanted:
+            raise ValueError(
+                f"{directory} holds features with {what} {found}, but this run has {wanted}; give "
+                "that, or export others."
+            )
+    if not isinstance(scenes, StoredScenes):
+        raise ValueError(
+            f"Exported features are of stored pictures, but scenes is a {type(scenes).__name__}; "
+            "give the folder that they were exported from."
+        )
+    shards.require_same_pictures(scenes)
+    return shards
+
+
+def _hold_out_rows(
+    shards: FeatureShards,
+    scenes: Scenes,
+    run: Distillation,
+    validation: str | Path | Scenes | None,
+) -> tuple[Sequence[int], DistillationBatch | None]:
+    """Rows of the features to train on, and the scenes to validate on: the last rows, for their
+    order is shuffled, unless there are others."""
+    rows: list[int] = (~shards.failed).nonzero()[:, 0].tolist()
+    count = run.validation_scenes
+    if validation is not None or not count:
+        return rows, _hold_out(scenes, run, validation)[1]
+    if len(rows) <= count:
+        raise ValueError(
+            f"There are features of {len(rows)} scenes, but validation_scenes is {count}; hold out "
+            "fewer, so that some are left to train on."
+        )
+    return rows[:-count], feature_batch(scenes, shards, rows[-count:])
+
+
+def _with_features(
+    batch: DistillationBatch, teacher: Teacher, run: Distillation, *, device: str
+) -> DistillationBatch:
+    """The batch with what the teacher sees in it, so that it is asked once."""
+    found = []
+    for pictures in batch.pictures.split(run.scenes_per_step):
+        with torch.autocast(
+            torch.device(device).type, torch.bfloat16, enabled=run.precision == "bfloat16"
+        ):
+            found.append(teacher(pictures.to(device)))
+    return batch._replace(
+        patches=torch.cat([features.patches.cpu() for features in found]),
+        cls=torch.cat([features.cls.cpu() for features in found]),
+    )
+
+
+def _resized(scenes: str | Path | Scenes, opened: Scenes, *, size_px: int) -> Scenes:
+    """The scenes with pictures of another size, where they are given by name."""
+    if isinstance(scenes, str | Path) and opened.size_px != size_px:
+        return open_scenes(scenes, size_px=size_px)
+    return opened

@@ -368,5 +368,5 @@ def test_features_are_indexed_exported_and_checked(
     export = ["features", "export", index, str(folder), "--out", out, "--teacher", "brightness"]
     assert main([*export, "--size", "8", "--workers", "0"]) == 0
     capsys.readouterr()
-    assert main(["features", "check", index, out]) == 0
+    assert main(["features", "check", out]) == 0
     assert capsys.readouterr().out == "3 pictures in 1 shards, 0 unreadable\n"

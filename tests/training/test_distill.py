@@ -13,7 +13,13 @@ import torch
 from make_golden import small_backbone_in_reference
 from torch import Tensor, nn
 
-from canvit_gym.geometry import Viewpoint, check_inside, grid_centers, grid_in_scene
+from canvit_gym.geometry import (
+    Viewpoint,
+    check_inside,
+    grid_centers,
+    grid_in_scene,
+    sample_at_viewpoint,
+)
 from canvit_gym.model.config import CanViTConfig
 from canvit_gym.model.heads import (
     CanViTForImageClassification,
@@ -28,6 +34,7 @@ from canvit_gym.training.distill import (
     DistillationObjective,
     RunningMoments,
     SceneBatches,
+    _mirrored,
     draw_length,
     features_at,
     head_start,
@@ -478,7 +485,7 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], said: 
 
 
 def test_what_is_missing_is_said() -> None:
-    with pytest.raises(ValueError, match="class_loss needs the teacher's classifier"):
+    with pytest.raises(ValueError, match="class_loss and label_loss need the teacher's classifier"):
         DistillationObjective(replace(RUN, class_loss=1.0), teacher_dim=DIM)
     objective = DistillationObjective(RUN, teacher_dim=DIM)
     with pytest.raises(ValueError, match="bring no features, and there is no teacher"):
@@ -488,3 +495,38 @@ def test_what_is_missing_is_said() -> None:
     )
     with pytest.raises(ValueError, match=r"features are \[16, 12\] .* takes \[25, 12\]"):
         objective.fit_standardizers(head_start(batches_of(RUN), RUN))
+
+
+def test_mirrored_features_are_those_of_the_mirrored_picture() -> None:
+    pictures = torch.stack(
+        [torch.from_numpy(EmojiScenes(split="backbone")[i].picture) for i in range(2)]
+    )
+    cells = pictures.float().unflatten(1, (4, 32)).unflatten(3, (4, 32))
+    colours = cells.sum((2, 4)).flatten(1, 2)  # a symmetric teacher; float32 holds these exactly
+    batch = DistillationBatch(pictures, torch.zeros(2), colours, colours.mean(1))
+    mirrored = _mirrored(batch, torch.tensor([True, False]))
+    assert torch.equal(mirrored.pictures[0], pictures[0].flip(1))
+    assert torch.equal(mirrored.pictures[1], pictures[1])
+    again = mirrored.pictures.float().unflatten(1, (4, 32)).unflatten(3, (4, 32))
+    assert torch.equal(mirrored.patches, again.sum((2, 4)).flatten(1, 2))
+
+
+def test_label_loss_is_the_cross_entropy_of_the_fused_classifier() -> None:
+    run = replace(RUN, patch_loss=0.0, cls_loss=0.0, label_loss=1.0, lengths=(1,), rollouts=(1.0,))
+    objective = objective_of(run)
+    batch = batches_of(run)[0]
+    batch = batch._replace(labels=torch.tensor([3, -1, 0, -1]))
+    found = objective.backward(batch, step=0)["label"]
+    assert objective.classifier is not None
+    weight, bias = objective.classifier
+    fused = CanViTForImageClassification.fuse(objective.kept, probe_weight=weight, probe_bias=bias)
+    full = Viewpoint.full_scene(batch_size=4)
+    glimpse = sample_at_viewpoint(
+        spatial=normalize(batch.pictures), viewpoint=full, glimpse_size_px=32
+    )
+    state = fused.init_state(batch_size=4, canvas_grid_size=4)
+    logits, _ = fused(glimpse=glimpse, state=state, viewpoint=full)
+    wanted = torch.nn.functional.cross_entropy(logits[[0, 2]], torch.tensor([3, 0])) / 2
+    torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="label_loss need the teacher's classifier"):
+        DistillationObjective(run, teacher_dim=DIM)

@@ -105,7 +105,7 @@ def test_each_row_has_the_features_of_its_scene(
     torch.testing.assert_close(found.patches.float(), wanted.patches, atol=1 / 16, rtol=0)
     torch.testing.assert_close(found.cls.float(), wanted.cls, atol=1 / 16, rtol=0)
     assert [int(shards.content[row]) for row in rows] == [content_hash(p) for p in pictures]
-    assert check(tmp_path / "out", index) == (3, 10, [])
+    assert check(tmp_path / "out") == (3, 10, [])
 
 
 def test_only_missing_shards_are_made(
@@ -116,9 +116,12 @@ def test_only_missing_shards_are_made(
     before = (out / "shard-000001.safetensors").stat().st_mtime_ns
     with pytest.raises(ValueError, match="shard-000000.safetensors is missing"):
         FeatureShards(out)
+    run_export(index, scenes, out, shards=[0])
+    with pytest.raises(ValueError, match="features of 8 of the 10 scenes"):
+        FeatureShards(out)
     run_export(index, scenes, out)
     assert (out / "shard-000001.safetensors").stat().st_mtime_ns == before
-    assert check(out, index).rows == 10
+    assert check(out).rows == 10
     with pytest.raises(ValueError, match="no shard 3.*0 .. 2"):
         run_export(index, scenes, out, shards=[3])
 
@@ -135,7 +138,7 @@ def test_an_interrupted_shard_leaves_nothing(
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         export(index, scenes, Failing(), out, shard_size=4, batch_size=3, show=False)
-    assert [path.name for path in out.iterdir()] == ["shard-000000.safetensors"]
+    assert {path.name for path in out.iterdir()} == {"index.parquet", "shard-000000.safetensors"}
 
 
 def test_a_picture_that_can_not_be_decoded_fails_alone(
@@ -144,7 +147,7 @@ def test_a_picture_that_can_not_be_decoded_fails_alone(
     path = tmp_path / "pictures" / index.names[5]
     path.write_bytes(path.read_bytes()[:-40])
     run_export(index, FolderScenes(tmp_path / "pictures", size_px=16), tmp_path / "out")
-    assert check(tmp_path / "out", index).failed == [5]
+    assert check(tmp_path / "out").failed == [5]
     found = FeatureShards(tmp_path / "out").read([4, 5, 6])
     assert found.cls.isnan().all(dim=1).tolist() == [False, True, False]
 
@@ -160,12 +163,24 @@ def test_other_pictures_teachers_and_sizes_are_refused(
     with pytest.raises(ValueError, match="index_sha256"):
         run_export(other, scenes, tmp_path / "out")
     run_export(index, scenes, tmp_path / "out")
-    with pytest.raises(ValueError, match="features of another index"):
-        check(tmp_path / "out", other)
+    (tmp_path / "out" / "index.parquet").write_bytes(other.content)
+    with pytest.raises(ValueError, match="not the index that the shards"):
+        check(tmp_path / "out")
     (tmp_path / "pictures" / "class0" / "0.png").rename(tmp_path / "pictures" / "class0" / "a.png")
     moved = FolderScenes(tmp_path / "pictures", size_px=16)
     with pytest.raises(ValueError, match="give the pictures that the index was made of"):
         run_export(index, moved, tmp_path / "else")
+
+
+def test_changed_pictures_are_refused(
+    index: FeatureIndex, scenes: FolderScenes, tmp_path: Path
+) -> None:
+    run_export(index, scenes, tmp_path / "out")
+    shards = FeatureShards(tmp_path / "out")
+    shards.require_same_pictures(scenes, count=10)
+    Image.new("RGB", (16, 16)).save(tmp_path / "pictures" / index.names[3])
+    with pytest.raises(ValueError, match=f"{index.names[3]} is another picture"):
+        shards.require_same_pictures(scenes, count=10)
 
 
 def test_values_beyond_float16_are_refused(
@@ -173,7 +188,7 @@ def test_values_beyond_float16_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="float16 can not hold"):
         export(index, scenes, MeanColours(1e4), tmp_path / "out", bfloat16=False, show=False)
-    assert not list((tmp_path / "out").iterdir())
+    assert not list((tmp_path / "out").glob("shard*"))
 
 
 def test_damaged_shards_are_named(
@@ -185,13 +200,13 @@ def test_damaged_shards_are_named(
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     with pytest.raises(ValueError, match="shard-000001.*truncated"):
-        check(out, index)
+        check(out)
     path.write_bytes(whole)
     tensors, record = load_file(path), features._metadata(path)
     tensors["cls"][2, 1] = torch.nan
     save_file(tensors, path, metadata=record)
     with pytest.raises(ValueError, match="shard-000001.*cls are not finite in 1 rows"):
-        check(out, index)
+        check(out)
 
 
 def test_no_index_and_no_shards_say_how_to_make_them(tmp_path: Path) -> None:

@@ -15,8 +15,11 @@ from canvit_agents.cli.main import main
 from canvit_gym.geometry import OFFICIAL_GLIMPSE
 from canvit_gym.model.config import CanViTConfig
 from canvit_gym.model.heads import CanViTForPretraining
+from canvit_gym.scenes.base import Scene
+from canvit_gym.scenes.folder import FolderScenes
 from canvit_gym.training import pretrain as pretraining
 from canvit_gym.training.distill import Distillation
+from canvit_gym.training.features import export, write_index
 from canvit_gym.training.pretrain import begin_with, pretrain
 from canvit_gym.training.settings import load_preset, make_run, merged, parse_settings, preset_names
 
@@ -158,6 +161,56 @@ def test_the_command_trains_on_a_folder_and_resumes(
     assert (out / "model.safetensors").read_bytes() == before
     assert main([*flags, "--resume", "--set", "seed=3"]) == 2
     assert "other settings" in capsys.readouterr().err
+
+
+def test_training_on_exported_features_is_training_with_the_teacher(
+    imagenet_folder: Path, tmp_path: Path
+) -> None:
+    run = replace(RUN, steps=2, statistics_scenes=8)
+    scenes = FolderScenes(imagenet_folder, size_px=run.picture_size_px)
+    index = write_index(scenes, tmp_path / "index.parquet", seed=0)
+    export(index, scenes, TinyTeacher(), tmp_path / "features", bfloat16=False, show=False)
+
+    class InTheIndexsOrder:
+        size_px, class_names, mask_class_names = run.picture_size_px, scenes.class_names, ()
+
+        def __len__(self) -> int:
+            return len(index)
+
+        def __getitem__(self, row: int) -> Scene:
+            return scenes[int(index.scenes[row])]
+
+    asked: dict[str, Any] = {"teacher": TinyTeacher(), "workers": 0, "show": False}
+    pretrain(run, scenes=InTheIndexsOrder(), out=tmp_path / "a", **asked)
+    pretrain(
+        run, scenes=imagenet_folder, features=tmp_path / "features", out=tmp_path / "b", **asked
+    )
+    first, second = (
+        [json.loads(line) for line in (tmp_path / out / "log.jsonl").read_text().splitlines()]
+        for out in "ab"
+    )
+    for name in ("loss", "patch", "cls", "grad_norm"):
+        # float16 features are off by 2^-11, and standardised by deviations of their own size.
+        assert first[-1][name] == pytest.approx(second[-1][name], rel=5e-3), name
+
+
+def test_features_of_another_teacher_are_refused(imagenet_folder: Path, tmp_path: Path) -> None:
+    scenes = FolderScenes(imagenet_folder, size_px=RUN.picture_size_px)
+    index = write_index(scenes, tmp_path / "index.parquet")
+    teacher = TinyTeacher()
+    teacher.name = "another"
+    export(index, scenes, teacher, tmp_path / "features", show=False)
+    asked: dict[str, Any] = {
+        "teacher": TinyTeacher(), "features": tmp_path / "features", "out": tmp_path / "run",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="features with teacher another, but this run has tiny"):
+        pretrain(RUN, scenes=imagenet_folder, **asked)
+    asked["teacher"] = teacher
+    with pytest.raises(ValueError, match="stored pictures, but scenes is a EmojiScenes"):
+        pretrain(RUN, scenes="emoji", **asked)
+    with pytest.raises(ValueError, match="crop_area is 0.5"):
+        pretrain(replace(RUN, crop_area=0.5), scenes=imagenet_folder, **asked)
+    assert not (tmp_path / "run" / "training.pt").exists()
 
 
 BAD = {

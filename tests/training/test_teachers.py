@@ -45,7 +45,7 @@ def test_classifier_on_pooled_features_is_the_networks_own_forward(lite0: Teache
     pictures = torch.randint(0, 256, (3, 224, 224, 3), dtype=torch.uint8, generator=generator)
     features = lite0(pictures)
     assert features.patches.shape == (3, lite0.patch_grid(224) ** 2, lite0.dim)
-    torch.testing.assert_close(features.patches.mean(1), features.cls)
+    torch.testing.assert_close(features.patches.clamp(0, 6).mean(1), features.cls)
     assert lite0.classifier is not None
     weight, bias = lite0.classifier
     with torch.no_grad():

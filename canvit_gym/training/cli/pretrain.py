@@ -19,6 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher", required=True, metavar="NAME", help="such as efficientnet-lite0"
     )
     parser.add_argument(
+        "--features",
+        metavar="DIR",
+        help="the teacher's features of --scenes, of `canvit-gym features export` (default: the "
+        "teacher is asked as it goes)",
+    )
+    parser.add_argument(
         "--validation",
         metavar="DIR",
         help="pictures to validate on (default: some of --scenes, held out)",
@@ -41,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
             scenes=args.scenes,
             teacher=args.teacher,
             out=args.out,
+            features=args.features,
             validation=args.validation,
             init=args.init,
             device=device,

