@@ -1,4 +1,4 @@
-"""Both benchmarks with their usual settings: `python -m canvit_gym.bench --out FOLDER`.
+"""The benchmarks with their usual settings: `python -m canvit_gym.bench --out FOLDER`.
 
 Takes half an hour on two cores with --compile, else some ten minutes.
 """
@@ -8,21 +8,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from canvit_gym.bench import env, model
+from canvit_gym.bench import env, model, training
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m canvit_gym.bench", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument("--out", type=Path, help="folder for model.json and env.json")
+    parser.add_argument(
+        "--out", type=Path, help="folder for model.json, env.json and training.json"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="compiled models, too")
     args = parser.parse_args(argv)
-    more = {"model": ["--compile"] if args.compile else [], "env": []}
+    compiled = ["--compile"] if args.compile else []
+    more: dict[str, list[str]] = {"model": [*compiled], "env": [], "training": compiled}
     if args.device == "cpu":
         more["model"] += ["--memory", "--kinds"]
-    for name, benchmark in (("model", model), ("env", env)):
+    for name, benchmark in (("model", model), ("env", env), ("training", training)):
         out = [] if args.out is None else ["--out", str(args.out / f"{name}.json")]
         benchmark.main(["--device", args.device, *more[name], *out])
 

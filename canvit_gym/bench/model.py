@@ -74,6 +74,22 @@ def reference_version() -> str | None:
         return None
 
 
+def reference_config(config: CanViTConfig) -> Any:
+    """The reference's configuration of the same architecture, which it may not know itself."""
+    from canvit_core.backbone import BACKBONES, ViTSpec
+    from canvit_pytorch import CanViTConfig as ReferenceConfig
+
+    spec = config.backbone
+    cast(dict[str, ViTSpec], BACKBONES).setdefault(  # it knows the published backbones only
+        config.backbone_name,
+        ViTSpec(
+            embed_dim=spec.dim, num_heads=spec.num_heads, num_blocks=spec.num_blocks,
+            patch_size=spec.patch_size_px, layerscale_init=spec.layerscale,
+        ),
+    )  # fmt: skip
+    return ReferenceConfig(**asdict(config))
+
+
 def make_core(
     variant: str,
     config: CanViTConfig,
@@ -83,19 +99,9 @@ def make_core(
 ) -> Any:
     """A core network with these weights, or random ones."""
     if COMPILED.get(variant, variant) == REFERENCE:
-        from canvit_core.backbone import BACKBONES, ViTSpec
         from canvit_pytorch import CanViT as Reference
-        from canvit_pytorch import CanViTConfig as ReferenceConfig
 
-        spec = config.backbone
-        cast(dict[str, ViTSpec], BACKBONES).setdefault(  # it knows the published backbones only
-            config.backbone_name,
-            ViTSpec(
-                embed_dim=spec.dim, num_heads=spec.num_heads, num_blocks=spec.num_blocks,
-                patch_size=spec.patch_size_px, layerscale_init=spec.layerscale,
-            ),
-        )  # fmt: skip
-        core: nn.Module = Reference(ReferenceConfig(**asdict(config)))
+        core: nn.Module = Reference(reference_config(config))
     else:
         core = CanViT(config)
     if weights is not None:

@@ -116,6 +116,44 @@ class _Progress:
     smooth: dict[str, float] = field(default_factory=dict)
 
 
+Peaks = Mapping[str, Sequence[float]]
+"""Highest learning rates of the groups of each optimizer, by its name."""
+
+
+def peaks_of(objective: Objective[Any]) -> Peaks:
+    """The peaks of an objective that no step was taken with yet."""
+    return {
+        name: [group["lr"] for group in optimizer.param_groups]
+        for name, optimizer in objective.optimizers.items()
+    }
+
+
+def update(
+    objective: Objective[BatchT],
+    batch: BatchT,
+    *,
+    step: int,
+    peaks: Peaks,
+    processes: Processes | None = None,
+) -> dict[str, Tensor]:
+    """Take one step, and return its figures, the norm of the gradients before clipping among them."""
+    factor = objective.learning_rate_factor(step)
+    for name, optimizer in objective.optimizers.items():
+        optimizer.zero_grad()
+        for group, peak in zip(optimizer.param_groups, peaks[name], strict=True):
+            group["lr"] = peak * factor
+    figures = objective.backward(batch, step=step)
+    if processes is not None:
+        processes.average_gradients(objective.model.parameters())
+    if objective.clip_norm is not None:
+        gradients = [p.grad for p in objective.clipped if p.grad is not None]
+        figures["grad_norm"] = get_total_norm(gradients)
+        clip_grads_with_norm_(objective.clipped, objective.clip_norm, figures["grad_norm"])
+    for optimizer in objective.optimizers.values():
+        optimizer.step()
+    return figures
+
+
 class Loop(Generic[BatchT]):
     """A run of an objective over batches, one for each step."""
 
@@ -141,10 +179,7 @@ class Loop(Generic[BatchT]):
         self.show = show and self.processes.is_first
         self._progress = _Progress()
         self._pending: list[dict[str, Tensor]] = []
-        self._peaks = {
-            name: [group["lr"] for group in optimizer.param_groups]
-            for name, optimizer in objective.optimizers.items()
-        }
+        self._peaks = peaks_of(objective)
 
     def restore(self) -> bool:
         """Continue the run that `out` holds, and say whether there was one.
@@ -190,7 +225,10 @@ class Loop(Generic[BatchT]):
         if steps and at.step == 0 and pace.validate_first:
             self._validate()
         for step, batch in zip(bar, loader, strict=False):
-            self._pending.append(self._update(batch, step=step))
+            figures = update(
+                self.objective, batch, step=step, peaks=self._peaks, processes=self.processes
+            )
+            self._pending.append(figures)
             at.step, at.seconds = step + 1, time.monotonic() - started
             is_last = at.step == pace.steps
             if at.step % pace.log_every == 0 or is_last:
@@ -202,23 +240,6 @@ class Loop(Generic[BatchT]):
             at.seconds = time.monotonic() - started
         if self._board is not None:
             self._board.close()
-
-    def _update(self, batch: BatchT, *, step: int) -> dict[str, Tensor]:
-        objective = self.objective
-        factor = objective.learning_rate_factor(step)
-        for name, optimizer in objective.optimizers.items():
-            optimizer.zero_grad()
-            for group, peak in zip(optimizer.param_groups, self._peaks[name], strict=True):
-                group["lr"] = peak * factor
-        figures = objective.backward(batch, step=step)
-        self.processes.average_gradients(objective.model.parameters())
-        if objective.clip_norm is not None:
-            gradients = [p.grad for p in objective.clipped if p.grad is not None]
-            figures["grad_norm"] = get_total_norm(gradients)
-            clip_grads_with_norm_(objective.clipped, objective.clip_norm, figures["grad_norm"])
-        for optimizer in objective.optimizers.values():
-            optimizer.step()
-        return figures
 
     def _log(self, bar: tqdm[int]) -> None:
         self._settle()
