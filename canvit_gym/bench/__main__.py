@@ -15,9 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m canvit_gym.bench", description=__doc__.partition("\n")[0]
     )
-    parser.add_argument(
-        "--out", type=Path, help="folder for model.json, env.json and training.json"
-    )
+    parser.add_argument("--out", type=Path, help="folder for their JSON files")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--compile", action="store_true", help="compiled models, too")
     args = parser.parse_args(argv)

@@ -136,7 +136,7 @@ def update(
     peaks: Peaks,
     processes: Processes | None = None,
 ) -> dict[str, Tensor]:
-    """Take one step, and return its figures, the norm of the gradients before clipping among them."""
+    """Take one step, and return its figures, with the gradients' norm before clipping."""
     factor = objective.learning_rate_factor(step)
     for name, optimizer in objective.optimizers.items():
         optimizer.zero_grad()

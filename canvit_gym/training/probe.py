@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -26,10 +24,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from tqdm import tqdm
 
 from canvit_gym.envs.rollout import Precision, Rollout
 from canvit_gym.errors import require_choice
@@ -51,7 +48,9 @@ from canvit_gym.scenes.ade20k import ADE20KScenes
 from canvit_gym.scenes.base import IGNORE, Scene, Scenes
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.tasks.segmentation import Segmentation
-from canvit_gym.training.common import append_log, grid_labels, load_snapshot, save_snapshot
+from canvit_gym.training.common import EpochOrder, generator_for, grid_labels, seed_for
+from canvit_gym.training.loop import Figures, Finished, Loop, Pace
+from canvit_gym.training.schedules import half_cosine, warmup
 
 EMOJI = "emoji"
 """The name of the generated scenes; any other name is that of an ADE20K folder."""
@@ -228,7 +227,9 @@ def training_scenes(name: str, run: ProbeTraining) -> ProbeScenes:
             f"{name} has {len(plain)} training pictures, but validation_scenes is "
             f"{run.validation_scenes}; hold out fewer, so that some are left to train on."
         )
-    order = torch.randperm(len(plain), generator=_generator(run, 0, purpose=3)).tolist()
+    order = torch.randperm(
+        len(plain), generator=generator_for("held out", seed=run.seed, step=0)
+    ).tolist()
     return ProbeScenes(
         training=AugmentedADE20K(name, size_px=run.scene_size_px),
         training_indices=order[run.validation_scenes :],
@@ -255,38 +256,22 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, scenes: ProbeScenes, run: ProbeTraining) -> None:
         self.scenes, self.indices, self.run = scenes.training, scenes.training_indices, run
+        self.order = EpochOrder(len(self.indices), seed=run.seed)
 
     def __len__(self) -> int:
         return self.run.steps
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_seed(self.run, step, purpose=0))  # for the augmentation
+            torch.manual_seed(seed_for("augmentation", seed=self.run.seed, step=step))
             batch = [self.scenes[index] for index in self._indices(step)]
         masks = [scene.mask for scene in batch if scene.mask is not None]
         pictures = np.stack([scene.picture for scene in batch])
         return torch.from_numpy(pictures), torch.from_numpy(np.stack(masks))
 
     def _indices(self, step: int) -> list[int]:
-        count, size = self.run.scenes_per_step, len(self.indices)
-        places = [divmod(step * count + i, size) for i in range(count)]
-        orders = {
-            epoch: torch.randperm(size, generator=_generator(self.run, epoch, purpose=1))
-            for epoch in {epoch for epoch, _ in places}
-        }
-        return [self.indices[int(orders[epoch][place])] for epoch, place in places]
-
-
-def _seed(run: ProbeTraining, step: int, *, purpose: int) -> int:
-    """A number of its own for each (seed, step, purpose).
-
-    Purposes: 0 augmentation, 1 order of the scenes, 2 viewpoints and dropout, 3 held-out pictures.
-    """
-    return (run.seed * 1_000_003 + step) * 4 + purpose
-
-
-def _generator(run: ProbeTraining, step: int, *, purpose: int) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(run, step, purpose=purpose))
+        places = self.order.indices(step, self.run.scenes_per_step)
+        return [self.indices[place] for place in places]
 
 
 # -- training -------------------------------------------------------------------------------------
@@ -342,9 +327,61 @@ def probe_loss(probe: SegmentationProbe, features: Tensor, labels: Tensor) -> Te
 def learning_rate_factor(step: int, run: ProbeTraining) -> float:
     """Linear from a millionth to 1 during the warmup, then a half cosine to 0 at the end."""
     if step < run.warmup_steps:
-        return 1e-6 + (1 - 1e-6) * step / run.warmup_steps
-    done = (step - run.warmup_steps) / (run.steps - run.warmup_steps)
-    return (1 + math.cos(math.pi * done)) / 2
+        return warmup(step, steps=run.warmup_steps, start=1e-6)
+    return half_cosine((step - run.warmup_steps) / (run.steps - run.warmup_steps))
+
+
+class ProbeObjective:
+    """Objective of `loop.Loop`: see `ProbeTraining`."""
+
+    headline: str | None = "miou"
+    clip_norm: float | None = None
+    clipped: Sequence[Tensor] = ()
+
+    def __init__(
+        self, run: ProbeTraining, *, canvit: Core, source: ProbeScenes, record: dict[str, Any]
+    ) -> None:
+        """canvit: frozen, on the device where the probe is to be. record: what the checkpoint is to
+        say about its making."""
+        self.run, self.canvit, self.source, self.record = run, canvit, source, record
+        self.device = next(canvit.parameters()).device
+        names = source.training.mask_class_names
+        self.model = SegmentationProbe(
+            embed_dim=canvit.config.canvas_dim,
+            num_classes=len(names),
+            dropout=run.dropout,
+            use_ln=True,
+        ).to(self.device)
+        adam = torch.optim.AdamW(self.model.parameters(), lr=run.lr, weight_decay=run.weight_decay)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {"adam": adam}
+        self.rollout = make_rollout(canvit, self.model, class_names=names, run=run)
+
+    def learning_rate_factor(self, step: int) -> float:
+        return learning_rate_factor(step, self.run)
+
+    def backward(self, batch: tuple[Tensor, Tensor], *, step: int) -> dict[str, Tensor]:
+        run = self.run
+        pictures, masks = (x.to(self.device, non_blocking=True) for x in batch)
+        # The global one, for dropout too.
+        generator = torch.manual_seed(seed_for("viewpoints", seed=run.seed, step=step))
+        viewpoints = [v.to(self.device) for v in draw_viewpoints(run, generator=generator)]
+        features = canvases(self.canvit, pictures=pictures, viewpoints=viewpoints, run=run)
+        labels = grid_labels(masks, run.canvas_grid_size)
+        # A clone, because autograd does not take tensors of inference mode.
+        loss = probe_loss(self.model, features.clone(), labels)
+        loss.backward()
+        return {"loss": loss.detach()}
+
+    def validate(self) -> Figures:
+        return validate(self.rollout, self.source, self.run)
+
+    def save(self, out: Path, finished: Finished) -> None:
+        chosen = {
+            "selected_step": finished.step,
+            "seconds": finished.seconds,
+            "validation": finished.figures,
+        }
+        self.model.save_pretrained(out, extra_config={"training": {**self.record, **chosen}})
 
 
 def train(
@@ -353,71 +390,25 @@ def train(
     """Train and leave the best probe in `out`; continues a run that `out` holds."""
     source = training_scenes(scenes, run)
     canvit = load_backbone(backbone, device=device)
-    names = source.training.mask_class_names
     torch.manual_seed(run.seed)
-    probe = SegmentationProbe(
-        embed_dim=canvit.config.canvas_dim,
-        num_classes=len(names),
-        dropout=run.dropout,
-        use_ln=True,
-    ).to(device)
-    adam = torch.optim.AdamW(probe.parameters(), lr=run.lr, weight_decay=run.weight_decay)
-    rollout = make_rollout(canvit, probe, class_names=names, run=run)
-
-    out.mkdir(parents=True, exist_ok=True)
     record = {"backbone": backbone, "backbone_sha256": checkpoint_sha256(backbone)}
     settings = {**asdict(run), **record, "scenes": scenes}
-    first, seconds, best = 0, 0.0, -1.0
-    if saved := load_snapshot(out, settings=settings, device=device):
-        probe.load_state_dict(saved["probe"])
-        adam.load_state_dict(saved["adam"])
-        first, seconds, best = saved["step"], saved["seconds"], saved["best"]
-
-    started = time.monotonic() - seconds
-    loader = DataLoader(
-        _Batches(source, run), sampler=range(first, run.steps), batch_size=None, num_workers=workers
+    loop = Loop(
+        ProbeObjective(run, canvit=canvit, source=source, record=settings),
+        _Batches(source, run),
+        pace=Pace(
+            steps=run.steps,
+            save_every=SAVE_EVERY,
+            log_every=SAVE_EVERY,
+            validate_every=run.validate_every,
+        ),
+        settings=settings,
+        out=out,
+        device=device,
+        workers=workers,
     )
-    batches: Iterator[tuple[Tensor, Tensor]] = iter(loader)
-    shown: dict[str, float] = {}
-    progress = tqdm(range(first, run.steps), initial=first, total=run.steps, unit="step")
-    for step in progress:
-        pictures, masks = (x.to(device) for x in next(batches))
-        generator = torch.manual_seed(_seed(run, step, purpose=2))  # for dropout too
-        viewpoints = [v.to(device) for v in draw_viewpoints(run, generator=generator)]
-        features = canvases(canvit, pictures=pictures, viewpoints=viewpoints, run=run)
-        for group in adam.param_groups:
-            group["lr"] = run.lr * learning_rate_factor(step, run)
-        adam.zero_grad()
-        # A clone, because autograd does not take tensors of inference mode.
-        loss = probe_loss(probe, features.clone(), grid_labels(masks, run.canvas_grid_size))
-        loss.backward()
-        adam.step()
-
-        number = float(loss.detach())
-        shown["loss"] = 0.98 * shown.get("loss", number) + 0.02 * number
-        progress.set_postfix({k: f"{v:.3f}" for k, v in shown.items()}, refresh=False)
-        finished, is_last = step + 1, step + 1 == run.steps
-        if finished % run.validate_every == 0 or is_last:
-            figures = validate(rollout, source, run)
-            shown["miou"] = figures["miou"][-1]
-            seconds = time.monotonic() - started
-            append_log(out, step=finished, seconds=seconds, **figures)
-            if shown["miou"] > best:
-                best = shown["miou"]
-                chosen = {"selected_step": finished, "seconds": seconds, "validation": figures}
-                probe.save_pretrained(out, extra_config={"training": {**settings, **chosen}})
-        if finished % SAVE_EVERY == 0 or is_last:
-            seconds = time.monotonic() - started
-            append_log(out, step=finished, seconds=seconds, loss=shown["loss"])
-            save_snapshot(
-                out,
-                settings=settings,
-                probe=probe.state_dict(),
-                adam=adam.state_dict(),
-                step=finished,
-                seconds=seconds,
-                best=best,
-            )
+    loop.restore()
+    loop.run()
 
 
 def load_backbone(name: str, *, device: str) -> Core:
@@ -427,9 +418,6 @@ def load_backbone(name: str, *, device: str) -> Core:
 
 
 # -- judging --------------------------------------------------------------------------------------
-
-Figures = dict[str, list[float]]
-"""By name, one number for each glimpse."""
 
 
 def make_rollout(
@@ -445,7 +433,7 @@ def make_rollout(
     return Rollout(task=task, glimpse=run.glimpse, budget=budget, precision=run.precision)
 
 
-def validate(rollout: Rollout, source: ProbeScenes, run: ProbeTraining) -> Figures:
+def validate(rollout: Rollout, source: ProbeScenes, run: ProbeTraining) -> dict[str, list[float]]:
     """F-IID figures with the probe in eval mode, on the scenes that it is not trained on."""
     model = rollout.task.model
     assert isinstance(model, CanViTForSemanticSegmentation)
@@ -462,7 +450,7 @@ def measure(
     indices: Sequence[int],
     viewpoints: Callable[[int], list[Viewpoint]],
     run: ProbeTraining,
-) -> Figures:
+) -> dict[str, list[float]]:
     """Figures after the full scene and after each further viewpoint; `viewpoints` gives those of a
     batch of so many scenes.
 
@@ -487,7 +475,7 @@ def measure(
 
 def random_viewpoints(run: ProbeTraining) -> Callable[[int], list[Viewpoint]]:
     """R-IID after the full scene, which makes F-IID; always the same ones for a seed."""
-    generator = _generator(run, 0, purpose=2)
+    generator = generator_for("viewpoints", seed=run.seed, step=0)
 
     def draw(count: int) -> list[Viewpoint]:
         return [

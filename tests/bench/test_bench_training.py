@@ -16,7 +16,7 @@ def test_both_trainers_begin_with_the_same_loss() -> None:
     setting = Setting(model="mini", batch_size=2, precision="float32")
     ours = float(our_update(setting, device="cpu", compiled=False)())
     theirs = float(reference_update(setting, device="cpu")())
-    # Of other weights and viewpoints, but of targets with mean 0 and variance 1 before any training.
+    # Of other weights and viewpoints, but untrained, on targets with mean 0 and variance 1.
     assert ours == pytest.approx(theirs, rel=0.1)
     assert setting.glimpses == 2 * 2 * 2
 

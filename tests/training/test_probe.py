@@ -127,6 +127,30 @@ def test_a_run_leaves_a_published_probe_with_its_record(unbroken: Path, backbone
     assert len(best["miou"]) == RUN.num_glimpses
 
 
+def test_steps_are_those_that_made_the_shipped_probe(unbroken: Path, backbone: str) -> None:
+    """The plain loop that the shipped probe came from: nothing is clipped."""
+    canvit, source = load_backbone(backbone, device="cpu"), training_scenes("emoji", RUN)
+    torch.manual_seed(RUN.seed)
+    head = SegmentationProbe(embed_dim=16, num_classes=47, dropout=0.1, use_ln=True)
+    adam = torch.optim.AdamW(head.parameters(), lr=RUN.lr, weight_decay=RUN.weight_decay)
+    for step in range(RUN.steps):
+        order = torch.randperm(24, generator=torch.Generator().manual_seed(1)).tolist()
+        batch = [source.training[1_000_000 + i] for i in order[step * 4 : (step + 1) * 4]]
+        pictures, masks = (
+            torch.from_numpy(np.stack([getattr(scene, name) for scene in batch]))
+            for name in ("picture", "mask")
+        )
+        views = draw_viewpoints(RUN, generator=torch.manual_seed(step * 4 + 2))
+        features = probe.canvases(canvit, pictures=pictures, viewpoints=views, run=RUN)
+        adam.param_groups[0]["lr"] = RUN.lr * learning_rate_factor(step, RUN)
+        adam.zero_grad()
+        probe_loss(head, features.clone(), grid_labels(masks, 4)).backward()
+        adam.step()
+    saved = torch.load(unbroken / "training.pt", weights_only=True)["model"]
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(saved[name], tensor), name
+
+
 def test_the_loss_falls(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses: list[float] = []
 
@@ -164,8 +188,8 @@ def test_an_interrupted_run_continues_as_if_unbroken(
     assert torch.load(tmp_path / "training.pt", weights_only=True)["step"] == 2
     run_in(tmp_path, backbone)
     ends = [torch.load(out / "training.pt", weights_only=True) for out in (tmp_path, unbroken)]
-    for name, tensor in ends[1]["probe"].items():
-        torch.testing.assert_close(ends[0]["probe"][name], tensor, rtol=0, atol=1e-6, msg=name)
+    for name, tensor in ends[1]["model"].items():
+        torch.testing.assert_close(ends[0]["model"][name], tensor, rtol=0, atol=1e-6, msg=name)
     assert ends[0]["best"] == ends[1]["best"]
 
 
