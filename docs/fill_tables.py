@@ -19,13 +19,14 @@ from pathlib import Path
 
 from canvit_agents.judging import summary
 from canvit_agents.learning import throughput
-from canvit_gym.bench import env, model
+from canvit_gym.bench import env, model, scenes
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BENCHMARKS = {
     "benchmarks/model.json": model.format_table,
     "benchmarks/env.json": env.format_table,
+    "benchmarks/scenes.json": scenes.format_table,
     "benchmarks/learning.json": throughput.format_table,
 }
 _BLOCK = re.compile(r"(?P<mark><!-- (?P<path>\S+\.json) -->\n)```\n.*?```\n", re.DOTALL)

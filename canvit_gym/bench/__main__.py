@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from canvit_gym.bench import env, model, training
+from canvit_gym.bench import env, model, scenes, training
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,10 +20,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true", help="compiled models, too")
     args = parser.parse_args(argv)
     compiled = ["--compile"] if args.compile else []
-    more: dict[str, list[str]] = {"model": [*compiled], "env": [], "training": compiled}
+    more: dict[str, list[str]] = {
+        "model": [*compiled], "env": [], "training": compiled, "scenes": []
+    }  # fmt: skip
     if args.device == "cpu":
         more["model"] += ["--memory", "--kinds"]
-    for name, benchmark in (("model", model), ("env", env), ("training", training)):
+    benchmarks = {"model": model, "env": env, "training": training, "scenes": scenes}
+    for name, benchmark in benchmarks.items():
         out = [] if args.out is None else ["--out", str(args.out / f"{name}.json")]
         benchmark.main(["--device", args.device, *more[name], *out])
 

@@ -45,8 +45,9 @@ MAX_CANVAS_GRID, MAX_SCENE_PX, MAX_THREADS = 256, 4096, 256
 class EnvOptions(TypedDict, total=False):
     """The keyword arguments that every id takes.
 
-    scenes: a folder, an object that fulfils `Scenes`, or a dict of such objects by split. Pictures
-        decide results, so evaluations record them one by one, and not where they lie.
+    scenes: a folder or tar file, an object that fulfils `Scenes`, or a dict of such objects by
+        split. Pictures decide results, so evaluations record them one by one, and not where they
+        lie.
     split: which scenes, such as "train" or "test".
     backbone: a checkpoint's name or directory, or a model in memory. probe: likewise, of a probe:
         of the canvas where places are labelled; of the teacher's features, to be fused into a
@@ -99,7 +100,11 @@ class FolderOptions(EnvOptions, total=False):
 
 
 class ImageNetOptions(FolderOptions, total=False):
-    """upright: whether EXIF orientation is applied, which the published evaluation does not."""
+    """Those of ids whose pictures are of ImageNet's classes. Their scenes may be "imagenette" or
+    "album", their backbone "auto" (the official one where it can be had, else the embedded mini) or
+    "official"; sizes are the checkpoint's unless given.
+
+    upright: whether EXIF orientation is applied, which the published evaluation does not."""
 
     upright: bool
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from canvit_gym.bench import __main__ as both
 from canvit_gym.bench import env as bench
-from canvit_gym.bench import model
+from canvit_gym.bench import model, scenes
 from canvit_gym.bench.env import PARTS, Stopwatch, format_table, overhead_share
 from canvit_gym.envs.rollout import Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
@@ -113,10 +113,11 @@ def test_pictures_are_as_large_and_detailed_as_photographs(tmp_path: Path) -> No
         assert 50_000 < path.stat().st_size < 250_000  # ImageNet's mean is 110 kB
 
 
-def test_both_write_to_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_all_write_to_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     called = {}
     monkeypatch.setattr(model, "main", lambda argv: called.update(model=argv))
     monkeypatch.setattr(bench, "main", lambda argv: called.update(env=argv))
+    monkeypatch.setattr(scenes, "main", lambda argv: called.update(scenes=argv))
     both.main(["--compile", "--out", str(tmp_path)])
     assert called == {
         "model": [
@@ -129,6 +130,7 @@ def test_both_write_to_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             str(tmp_path / "model.json"),
         ],
         "env": ["--device", "cpu", "--out", str(tmp_path / "env.json")],
+        "scenes": ["--device", "cpu", "--out", str(tmp_path / "scenes.json")],
     }
 
 
