@@ -17,7 +17,7 @@ from PIL import Image
 
 from canvit_gym.bench import __main__ as both
 from canvit_gym.bench import env as bench
-from canvit_gym.bench import model, scenes
+from canvit_gym.bench import model, scenes, training
 from canvit_gym.bench.env import PARTS, Stopwatch, format_table, overhead_share
 from canvit_gym.envs.rollout import Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
@@ -117,6 +117,7 @@ def test_all_write_to_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     called = {}
     monkeypatch.setattr(model, "main", lambda argv: called.update(model=argv))
     monkeypatch.setattr(bench, "main", lambda argv: called.update(env=argv))
+    monkeypatch.setattr(training, "main", lambda argv: called.update(training=argv))
     monkeypatch.setattr(scenes, "main", lambda argv: called.update(scenes=argv))
     both.main(["--compile", "--out", str(tmp_path)])
     assert called == {
@@ -130,6 +131,7 @@ def test_all_write_to_one_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             str(tmp_path / "model.json"),
         ],
         "env": ["--device", "cpu", "--out", str(tmp_path / "env.json")],
+        "training": ["--device", "cpu", "--compile", "--out", str(tmp_path / "training.json")],
         "scenes": ["--device", "cpu", "--out", str(tmp_path / "scenes.json")],
     }
 
