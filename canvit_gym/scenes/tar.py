@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from io import BytesIO, FileIO
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from tqdm import tqdm
@@ -56,7 +56,7 @@ LAYOUT = (
 _SAMPLE = re.compile(r"(?P<key>(?:.*/)?[^./][^./]*)\.(?P<kind>[^/]*)")
 _OPEN_SHARDS = 64  # at a time and process
 _END = bytes(1024)  # a tar file ends with two empty blocks
-_VERSION = 1  # of the index
+_VERSION = 2  # of the index
 
 
 class TarScenes(StoredScenes):
@@ -105,11 +105,11 @@ class TarScenes(StoredScenes):
         self.split, self.upright = split, bool(upright)
         self.shards = shards_in(self.root)
         self._files = _OpenFiles(self.shards)
-        self._table = open_index(self.root, self.shards)
+        self._index = open_index(self.root, self.shards)
 
-        found: np.ndarray = self._table["label"]
+        found = np.array(self._index.label)  # all that is read of the index: 4 bytes a picture
         if labels_of is not None:
-            stems = (key.decode().rpartition("/")[2] for key in self._table["key"])
+            stems = (key.decode().rpartition("/")[2] for key in self._index.key)
             found = np.array([labels_of.get(stem, -1) for stem in stems], dtype=np.int32)
         self._labels = found
         self._rows = self._choose(split, labels)
@@ -122,7 +122,7 @@ class TarScenes(StoredScenes):
         rows = np.flatnonzero(self._labels >= (0 if labels == "required" else -1))
         if not len(rows):
             raise ValueError(
-                f"None of the {len(self._table)} pictures in {printable(self.root)} has a label;"
+                f"None of the {len(self._labels)} pictures in {printable(self.root)} has a label;"
                 f" {LAYOUT}, so add labels."
             )
         if split != "all":
@@ -142,13 +142,12 @@ class TarScenes(StoredScenes):
     @property
     def shard_of(self) -> np.ndarray:
         """Which of `shards` each scene lies in, int32 [scenes]."""
-        shard: np.ndarray = self._table["shard"]
-        return shard if self._rows is None else shard[self._rows]
+        return self._index.shard if self._rows is None else self._index.shard[self._rows]
 
     def has(self, member: Member) -> bool:
         """Whether every scene has this member."""
-        places = self._table[member] if self._rows is None else self._table[member][self._rows]
-        return bool((places[:, 0] >= 0).all())
+        offsets = self._index.place[:, MEMBERS.index(member), 0]
+        return bool((offsets if self._rows is None else offsets[self._rows]).min() >= 0)
 
     def read(self, index: int, member: Member = "picture") -> bytes:
         """A member of a scene as it is stored.
@@ -157,15 +156,15 @@ class TarScenes(StoredScenes):
         can not be read.
         """
         row = self._row(index)
-        offset, size = self._table[member][row]
+        offset, size = self._index.place[row, MEMBERS.index(member)].tolist()
         if offset < 0:
             raise KeyError(f"{self._where(row)} has no {member}; {LAYOUT}.")
-        return self._files.read(int(self._table["shard"][row]), offset=int(offset), size=int(size))
+        return self._files.read(int(self._index.shard[row]), offset=offset, size=size)
 
     def record(self, index: int) -> dict[str, Any]:
         """Returns what the JSON member of a scene says; {} where it has none."""
         row = self._row(index)
-        if self._table["json"][row][0] < 0:
+        if self._index.place[row, MEMBERS.index("json"), 0] < 0:
             return {}
         return _parse_record(self.read(index, "json"), self._where(row))
 
@@ -194,7 +193,7 @@ class TarScenes(StoredScenes):
         )
 
     def __len__(self) -> int:
-        return len(self._table if self._rows is None else self._rows)
+        return len(self._labels if self._rows is None else self._rows)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy opens the shards and their index anew."""
@@ -207,13 +206,13 @@ class TarScenes(StoredScenes):
         return self._row_name(self._row(index))
 
     def _row_name(self, row: int) -> str:
-        key = self._table["key"][row].decode()
+        key = self._index.key[row].decode()
         name = picture_name(key.rpartition("/")[2], label=int(self._labels[row]))
-        return name or f"{self.shards[self._table['shard'][row]].stem}/{key}"
+        return name or f"{self.shards[self._index.shard[row]].stem}/{key}"
 
     def _where(self, row: int) -> str:
-        shard = self.shards[self._table["shard"][row]]
-        return f"{printable(shard)}: {printable(self._table['key'][row].decode())}"
+        shard = self.shards[self._index.shard[row]]
+        return f"{printable(shard)}: {printable(self._index.key[row].decode())}"
 
     def _read(self, index: int) -> Scene:
         row = self._row(index)
@@ -230,7 +229,7 @@ class TarScenes(StoredScenes):
 
 def without_labels(scenes: TarScenes) -> bool:
     """Whether these are ImageNet's official validation pictures and none has a label."""
-    first = scenes._table["key"][0].decode().rpartition("/")[2]
+    first = scenes._index.key[0].decode().rpartition("/")[2]
     return bool((scenes.labels < 0).all()) and picture_name(first, label=0) is not None
 
 
@@ -273,53 +272,69 @@ def shards_in(root: Path) -> tuple[Path, ...]:
     raise ValueError(f"{printable(root)} holds no .tar files; {LAYOUT}{hint}.")
 
 
-def open_index(root: Path, shards: Sequence[Path]) -> np.ndarray:
-    """Where the members of each sample lie, a row a sample, mapped into memory where it is saved.
+class Index(NamedTuple):
+    """Where the members of each sample lie, a row a sample.
 
-    Fields: shard int32, label int32 (-1 for none), key bytes, and for each of MEMBERS int64 (offset
-    in the shard, size), -1 where a sample has no such member.
+    label: int32 [rows], -1 for none. shard: int32 [rows], which of the shards. key: bytes [rows].
+    place: int64 [rows, MEMBERS, 2], offset in the shard and size, -1 where there is no such member.
     """
+
+    label: np.ndarray
+    shard: np.ndarray
+    key: np.ndarray
+    place: np.ndarray
+
+
+def open_index(root: Path, shards: Sequence[Path]) -> Index:
+    """The index of shards, mapped into memory where it is saved; otherwise it is made, and saved in
+    the user's cache folder."""
     name = _index_name(shards)
     cache = cache_directory()
     beside = (root if root.is_dir() else root.parent) / name
     places = [beside] if cache is None else [beside, cache / "tars" / name]
     for path in places:
-        if (table := _load(path)) is not None:
-            return table
-    table = build_index(root, shards)
+        if (index := _load(path)) is not None:
+            return index
+    index = build_index(root, shards)
     if cache is not None:
         try:
-            _save(table, places[-1])
+            _save(index, places[-1])
         except OSError:  # the next one to open these shards reads them once more
-            return table
-        return table if (saved := _load(places[-1])) is None else saved
-    return table
+            return index
+        return _load(places[-1]) or index
+    return index
 
 
-def build_index(root: Path, shards: Sequence[Path]) -> np.ndarray:
+def build_index(root: Path, shards: Sequence[Path]) -> Index:
     """The index of shards, read from their headers and records; raises ValueError or
     PictureStorageError where a shard is no whole tar file."""
     each = _images_per_shard(root)
-    parts: list[list[tuple[Any, ...]]] = []
+    parts: list[Index] = []
     for number, shard in enumerate(tqdm(shards, "index of shards", disable=len(shards) < 50)):
-        rows = list(_samples(shard, number))
+        rows = list(_samples(shard))
         is_last = number == len(shards) - 1
         if each is not None and (len(rows) > each or (len(rows) < each and not is_last)):
             raise ValueError(
                 f"{printable(shard)} holds {len(rows)} pictures, but info.json says"
                 f" images_per_shard {each}; copy that shard again, or mend info.json."
             )
-        parts.append(rows)
-    rows = [row for part in parts for row in part]
-    if not rows:
+        if rows:
+            labels, keys, places = zip(*rows, strict=True)
+            parts.append(
+                Index(
+                    label=np.array(labels, dtype="<i4"),
+                    shard=np.full(len(rows), number, dtype="<i4"),
+                    key=np.array(keys),
+                    place=np.array(places, dtype="<i8"),
+                )
+            )
+    if not parts:
         raise ValueError(f"The shards in {printable(root)} hold no pictures; {LAYOUT}.")
-    width = max(len(row[2]) for row in rows)
-    places = [(member, "<i8", (2,)) for member in MEMBERS]
-    return np.array(rows, dtype=[("shard", "<i4"), ("label", "<i4"), ("key", f"S{width}"), *places])
+    return Index(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _samples(shard: Path, number: int) -> Iterator[tuple[Any, ...]]:
-    """Rows of the index, one for each picture of a shard, in the order of the pictures."""
+def _samples(shard: Path) -> Iterator[tuple[int, bytes, list[tuple[int, int]]]]:
+    """Label, key and places of each picture of a shard, in the order of the pictures."""
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     with shard.open("rb") as file:
         for name, offset, size in _members(shard):
@@ -354,7 +369,7 @@ def _samples(shard: Path, number: int) -> Iterator[tuple[Any, ...]]:
                     f"{where} has the label {label!r}; give a class id from 0 to {MAX_ID}, or -1"
                     " for none."
                 )
-            yield (number, label, key.encode(), *(sample.get(m, (-1, -1)) for m in MEMBERS))
+            yield label, key.encode(), [sample.get(member, (-1, -1)) for member in MEMBERS]
 
 
 def _members(shard: Path) -> Iterator[tuple[str, int, int]]:
@@ -420,23 +435,32 @@ def _index_name(shards: Sequence[Path]) -> str:
         except OSError as error:
             raise storage_error(shard, error) from error
         digest.update(f"{shard.name}/{status.st_size}/{status.st_mtime_ns}\n".encode())
-    return f"canvit-index-{digest.hexdigest()[:24]}.npy"
+    return f"canvit-index-{digest.hexdigest()[:24]}.bin"
 
 
-def _load(path: Path) -> np.ndarray | None:
+def _load(path: Path) -> Index | None:
     """A saved index, mapped into memory; None where there is none, or a damaged one."""
+    columns = []
     try:
-        table: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            for _ in Index._fields:
+                np.lib.format.read_magic(file)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+                start = file.tell()
+                columns.append(np.memmap(path, dtype, "r", offset=start, shape=shape))
+                file.seek(start + columns[-1].nbytes)
     except (OSError, ValueError, EOFError):
         return None
-    whole = table.dtype.names == ("shard", "label", "key", *MEMBERS) and len(table)
-    return table if whole else None
+    index = Index(*columns)
+    whole = index.place.shape == (len(index.label), len(MEMBERS), 2)
+    return index if whole and index.key.dtype.kind == "S" else None
 
 
-def _save(table: np.ndarray, path: Path) -> None:
+def _save(index: Index, path: Path) -> None:
     own = path.with_name(f"{os.getpid()}-{path.name}")  # several processes may save it at once
     with whole_file(own) as partial_path, partial_path.open("wb") as file:
-        np.save(file, table, allow_pickle=False)
+        for column in index:
+            np.save(file, column, allow_pickle=False)
     own.replace(path)
 
 
@@ -448,12 +472,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root = parser.parse_args(arguments).root
     try:
         shards = shards_in(root)
-        table = build_index(root, shards)
+        index = build_index(root, shards)
         path = (root if root.is_dir() else root.parent) / _index_name(shards)
-        _save(table, path)
+        _save(index, path)
     except (OSError, ValueError, UnreadablePictureError) as error:
         parser.exit(1, f"{error}\n")
-    print(f"{len(table)} pictures in {len(shards)} shards: {path}")
+    print(f"{len(index.label)} pictures in {len(shards)} shards: {path}")
 
 
 if __name__ == "__main__":
