@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> None:
     )
     policies = make_policies(args.policies, env_id=env_id, env=benchmark.env)
     scenes = benchmark.env.scenes
+    if layout := getattr(scenes, "layout", ""):
+        print(f"Scenes: {layout}.")
     num_scenes = count_scenes(args.scenes, len(scenes))
     summary = evaluate(
         policies,

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from torch import nn
 
 from canvit_gym.ambient import plain_torch
@@ -133,7 +134,15 @@ def naming(
     """Name scenes: the belief is a distribution over `scenes.class_names`.
 
     backbone, probe: names, directories or models in memory (a CanViTForImageClassification).
+
+    Raises ValueError where scenes that know their labels have some without one.
     """
+    unlabelled = int((np.asarray(getattr(scenes, "labels", ())) < 0).sum())
+    if unlabelled:
+        raise ValueError(
+            f"{unlabelled} of the {len(scenes)} scenes given have no label, so nothing can be named"
+            " right on them; give scenes whose pictures all have one (labels='required')."
+        )
     if probe is not None:
         model = CanViTForImageClassification.from_pretrained_with_probe(
             _name("backbone", backbone), _name("probe", probe)

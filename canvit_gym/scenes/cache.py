@@ -28,6 +28,7 @@ class CachedScenes:
         self.size_px = scenes.size_px
         self.class_names, self.mask_class_names = scenes.class_names, scenes.mask_class_names
         self.exchangeable = getattr(scenes, "exchangeable", False)
+        self.layout: str = getattr(scenes, "layout", "")
         self._kept: OrderedDict[int, Scene] = OrderedDict()  # the longest unasked for comes first
         self._bytes = 0
         self._lock = Lock()

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
@@ -188,6 +189,93 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
     for options in ({"split": "val"}, {"labels": "some"}, {"classes": "some"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             open_scenes(tmp_path, **options)  # type: ignore[arg-type]
+
+
+# -- the environment -------------------------------------------------------------------------------
+
+
+def flat(root: Path) -> list[int]:
+    put_pictures(root)
+    (root / "LOC_val_solution.csv").write_text(SOLUTION)
+    return list(FIRST)
+
+
+def tar_of_flat(root: Path) -> list[int]:
+    expected = flat(root)
+    members = {path.name: path.read_bytes() for path in root.glob("*.JPEG")}
+    for path in root.glob("*.JPEG"):
+        path.unlink()
+    put_tar(root / "ILSVRC2012_img_val.tar", members)
+    return expected
+
+
+def shards(root: Path) -> list[int]:
+    put_tar(root / "shard-000000.tar", sample("1", 1, 5) | sample("2", 2) | sample("3", 3, 7))
+    return [5, 7]
+
+
+def tables(root: Path) -> list[int]:
+    put_table(root / "data.parquet", table([1, 2, 3], [3, -1, 999]))
+    return [3, 999]
+
+
+def kaggle(root: Path) -> list[int]:
+    data = root / "ILSVRC" / "Data" / "CLS-LOC"
+    put(data / "train" / TENCH / f"{TENCH}_1.JPEG")
+    put_pictures(data / "val")
+    (root / "LOC_val_solution.csv").write_text(SOLUTION)
+    return list(FIRST)
+
+
+def parts(root: Path) -> list[int]:
+    put(root / "train" / TENCH / "1.JPEG")
+    put(root / "val" / ESPRESSO / "2.JPEG")
+    return [967]
+
+
+@pytest.mark.parametrize("write", [flat, tar_of_flat, shards, tables, kaggle, parts])
+def test_the_imagenet_environment_takes_each(
+    tmp_path: Path, imagenet_checkpoint: str, write: Any
+) -> None:
+    expected = sorted(write(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env: Any = gym.make(
+            "CanViT-IN1k-v0",
+            backbone=imagenet_checkpoint,
+            scenes=tmp_path,
+            scene_size_px=32,
+            canvas_grid_size=4,
+        )
+    scenes = env.unwrapped.scenes
+    assert sorted(labels(scenes)) == expected and len(scenes.class_names) == 1000
+    assert f"{len(expected)} pictures of 1000 classes" in scenes.layout
+    for index in range(len(scenes)):
+        _, info = env.reset(options={"scene": index})
+        assert info["label"] == scenes[index].label
+
+
+def test_the_imagenet_environment_takes_imagenette(cache: Path, imagenet_checkpoint: str) -> None:
+    put(cache / "canvit-gym" / "imagenette" / "imagenette2-160" / "train" / TENCH / "1.JPEG")
+    put(cache / "canvit-gym" / "imagenette" / "imagenette2-160" / "val" / "n03888257" / "1.JPEG")
+    env: Any = gym.make(
+        "CanViT-IN1k-v0",
+        backbone=imagenet_checkpoint,
+        scenes="imagenette",
+        scene_size_px=128,
+        canvas_grid_size=4,
+    )
+    assert labels(env.unwrapped.scenes) == [701]
+
+
+def test_unlabelled_pictures_can_not_be_named(tmp_path: Path, imagenet_checkpoint: str) -> None:
+    shards(tmp_path)
+    source = TarScenes(tmp_path, size_px=32, classes="imagenet")
+    with pytest.raises(ValueError, match=r"1 of the 3 scenes given have no label, so nothing"):
+        gym.make("CanViT-IN1k-v0", backbone=imagenet_checkpoint, scenes=source)
+    with pytest.raises(ValueError, match=r"None of the 1 pictures .* has a label; accepted is"):
+        put_tar(tmp_path / "shard-000000.tar", sample("1", 1))
+        gym.make("CanViT-IN1k-v0", backbone=imagenet_checkpoint, scenes=tmp_path)
 
 
 # -- Imagenette ------------------------------------------------------------------------------------
