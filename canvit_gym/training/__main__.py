@@ -10,9 +10,13 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from canvit_gym.errors import with_hint
-from canvit_gym.training.cli import finetune, pretrain
+from canvit_gym.training.cli import finetune, pretrain, probe
 
-COMMANDS: dict[str, ModuleType] = {"pretrain": pretrain, "finetune": finetune}
+COMMANDS: dict[str, ModuleType] = {
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "probe": probe,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -59,6 +59,10 @@ SAVE_EVERY = 100
 """Steps between snapshots of a run."""
 
 _SCALE_JITTER = (0.5, 2.0)
+_REDRAWN = 10
+"""How often a crop that one class fills is drawn again at most."""
+_FILLS = 0.75
+"""Share of the labelled pixels from which on a class fills a crop."""
 _TILES = 4
 
 
@@ -157,26 +161,25 @@ class AugmentedADE20K(ADE20KScenes):
 
     DINOv3's augmentation with torchvision's means: the short side scaled to `size_px` times 0.5 to
     2, a random crop (what is missing is the mean colour and ignored), a flip, and SSD's photometric
-    distortion with DINOv3's full range of hues. What differs: torchvision's also permutes channels,
-    and crops that one class fills are not drawn again. Draws from torch's global generator.
+    distortion with DINOv3's full range of hues, which in torchvision also permutes channels. Crops
+    that one class fills are drawn again where `redraw` says so, as DINOv3 does. Draws from torch's
+    global generator.
     """
 
-    def __init__(self, root: str | Path, *, size_px: int) -> None:
+    def __init__(self, root: str | Path, *, size_px: int, redraw: bool = False) -> None:
         super().__init__(root, split="train", size_px=size_px)
         low, high = (int(factor * size_px) for factor in _SCALE_JITTER)
         mean = tuple(round(255 * value) for value in IMAGENET_MEAN)
-        self.augment = v2.Compose(
-            [
-                v2.RandomResize(min_size=low, max_size=high + 1),
-                v2.RandomCrop(
-                    size_px,
-                    pad_if_needed=True,
-                    fill={tv_tensors.Image: mean, tv_tensors.Mask: IGNORE},
-                ),
-                v2.RandomHorizontalFlip(0.5),
-                v2.RandomPhotometricDistort(hue=(-0.5, 0.5)),
-            ]
+        self.resize = v2.RandomResize(min_size=low, max_size=high + 1)
+        self.crop = v2.RandomCrop(
+            size_px,
+            pad_if_needed=True,
+            fill={tv_tensors.Image: mean, tv_tensors.Mask: IGNORE},
         )
+        self.distort = v2.Compose(
+            [v2.RandomHorizontalFlip(0.5), v2.RandomPhotometricDistort(hue=(-0.5, 0.5))]
+        )
+        self.crops = 1 + (_REDRAWN if redraw else 0)
 
     def _read(self, index: int) -> Scene:
         with open_picture(self.root / self.names[index]) as image:
@@ -187,7 +190,12 @@ class AugmentedADE20K(ADE20KScenes):
         if values.max() > len(self.mask_class_names):
             super()._read(index)  # which says what is wrong
         mask = tv_tensors.Mask(torch.from_numpy(values - np.uint8(1)))  # 0 becomes 255: IGNORE
-        picture, mask = self.augment(picture, mask)
+        picture, mask = self.resize(picture, mask)
+        for _ in range(self.crops):
+            cropped = self.crop(picture, mask)
+            if not is_of_one_class(cropped[1]):
+                break
+        picture, mask = self.distort(*cropped)
         return Scene(
             name=self.names[index],
             picture=picture.permute(1, 2, 0).numpy(),
@@ -195,6 +203,12 @@ class AugmentedADE20K(ADE20KScenes):
             mask=mask.numpy(),
             target=None,
         )
+
+
+def is_of_one_class(mask: Tensor) -> bool:
+    """Whether one class has most of the labelled pixels of a mask uint8 [H, W], or all."""
+    counts = torch.bincount(mask[mask != IGNORE].flatten(), minlength=1)
+    return int((counts > 0).sum()) < 2 or float(counts.max() / counts.sum()) >= _FILLS
 
 
 class ProbeScenes(NamedTuple):
