@@ -177,9 +177,11 @@ def test_crops_of_one_class_are_drawn_again(tmp_path: Path) -> None:
 
     values = np.ones((24, 72), dtype=np.uint8)  # two classes, one to the left of the other
     values[:, 36:] = 2
-    for kind, picture in (("images", values[..., None].repeat(3, 2)), ("annotations", values)):
-        (tmp_path / kind / "training").mkdir(parents=True)
-        Image.fromarray(picture).save(tmp_path / kind / "training" / "0.png")
+    pictures = {"images/training/0.jpg": values[..., None].repeat(3, 2),
+                "annotations/training/0.png": values}  # fmt: skip
+    for name, picture in pictures.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(picture).save(tmp_path / name)
 
     def share(redraw: bool) -> float:
         scenes = AugmentedADE20K(tmp_path, size_px=24, redraw=redraw)
