@@ -23,7 +23,15 @@ class Family(NamedTuple):
     shown: str
 
 
-FAMILIES = (Family("efficientnet-lite0", "efficientnet_lite0", "'efficientnet-lite0'"),)
+FAMILIES = (
+    Family("efficientnet-lite0", "efficientnet_lite0", "'efficientnet-lite0'"),
+    Family("timm/.+", "timm_vit", "'timm/NAME' for any ViT of timm"),
+    Family(
+        ".*/.+",
+        "dinov3",
+        "a DINOv3 by hub id ('facebook/dinov3-vitb16-pretrain-lvd1689m') or directory (./NAME)",
+    ),
+)
 """In the order in which a name is looked up."""
 
 
