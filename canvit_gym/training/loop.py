@@ -13,6 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -178,6 +179,7 @@ class Loop(Generic[BatchT]):
         self.processes = Processes() if processes is None else processes
         self.show = show and self.processes.is_first
         self._progress = _Progress()
+        self._board: _Board | None = None
         self._pending: list[dict[str, Tensor]] = []
         self._peaks = peaks_of(objective)
 
@@ -208,10 +210,17 @@ class Loop(Generic[BatchT]):
     def run(self) -> None:
         """Train until the last step, from where `restore` continued."""
         self.processes.broadcast(self.objective.model)
-        at, pace = self._progress, self.pace
-        self._board = _Board(self.out, at.step) if self.processes.is_first else None
         if self.processes.is_first:
-            trim_log(self.out, step=at.step)
+            trim_log(self.out, step=self._progress.step)
+            self._board = _Board(self.out, self._progress.step)
+        try:
+            self._run()
+        finally:
+            if self._board is not None:
+                self._board.close()
+
+    def _run(self) -> None:
+        at, pace = self._progress, self.pace
         started = time.monotonic() - at.seconds
         steps = range(at.step, pace.steps)
         loader = DataLoader(
@@ -238,8 +247,6 @@ class Loop(Generic[BatchT]):
             if at.step % pace.save_every == 0 or is_last:
                 self._save()
             at.seconds = time.monotonic() - started
-        if self._board is not None:
-            self._board.close()
 
     def _log(self, bar: tqdm[int]) -> None:
         self._settle()
@@ -333,27 +340,31 @@ class _Board:
     """TensorBoard's files; without TensorBoard nothing, for log.jsonl says the same."""
 
     def __init__(self, out: Path, step: int) -> None:
-        try:
+        self._writer: Any = None
+        with suppress(ImportError):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self._writer = None
-        else:
+
             self._writer = SummaryWriter(str(out / "tensorboard"), purge_step=step)
 
     def write(self, kind: str, figures: Figures, *, step: int) -> None:
         """Add every number, that of a list with its place: t0, t1, ..."""
-        if self._writer is None:
-            return
         for name, value in figures.items():
-            values = (
-                {f"{name}/t{t}": v for t, v in enumerate(value)}
-                if isinstance(value, list)
-                else {name: value}
-            )
-            for tag, number in values.items():
-                if isinstance(number, int | float):
-                    self._writer.add_scalar(f"{kind}/{tag}", number, step)
+            places = enumerate(value) if isinstance(value, list) else [("", value)]
+            for t, number in places:
+                if self._writer is not None and isinstance(number, int | float):
+                    tag = f"{kind}/{name}" + (f"/t{t}" if t != "" else "")
+                    try:
+                        self._writer.add_scalar(tag, number, step)
+                    except OSError as error:
+                        self._give_up(error)
 
     def close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            try:
+                self._writer.close()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        print(f"\nTensorBoard's files can not be written any more: {error}", file=sys.stderr)
