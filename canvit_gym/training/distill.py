@@ -98,6 +98,9 @@ class Distillation:
     statistics_scenes: int = 4096
     """Scenes, the first ones, that statistics are taken over."""
 
+    init_from_teacher: bool = False
+    """Whether blocks and patch embedding begin as the teacher's, which a DINOv3 of the backbone's
+    size has."""
     optimizer: OptimizerName = "adamw"
     """muon: Muon for the matrices inside the core, AdamW for the rest."""
     lr: float = 4e-4

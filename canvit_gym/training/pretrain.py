@@ -179,6 +179,8 @@ def train(
     if not loop.restore():
         if init is not None:
             begin_with(objective.kept, CanViTForPretraining.from_pretrained(init))
+        elif run.init_from_teacher:
+            begin_with_teacher(objective.kept, objective.teacher)
         if objective.processes.is_first and not objective.is_fitted:
             objective.fit_standardizers(
                 head_start(batches if every_scene is None else every_scene, run)
@@ -207,6 +209,34 @@ def begin_with(model: CanViTForPretraining, other: CanViTForPretraining) -> None
     if model.teacher_patch_grid != other.teacher_patch_grid:
         state = {name: x for name, x in state.items() if "standardizer" not in name}
     model.load_state_dict(state, strict=False)
+
+
+def begin_with_teacher(model: CanViTForPretraining, teacher: Teacher | None) -> None:
+    """Take over the teacher's blocks and, where patches have the same size, its patch embedding;
+    the canvas, the viewpoint's encoding and the readouts stay as they are.
+
+    Raises ValueError where the teacher has no such blocks, or of another size.
+    """
+    give = getattr(teacher, "backbone_weights", None)
+    name = "the teacher" if teacher is None else teacher.name
+    if give is None:
+        raise ValueError(
+            f"init_from_teacher is true, but {name} has no blocks that a CanViT could take over; "
+            "choose a DINOv3, or give init_from_teacher=false."
+        )
+    backbone = model.canvit.get_submodule("backbone")
+    own, theirs = backbone.state_dict(), give()
+    if theirs["patch_embed.proj.weight"].shape[-1] != own["patch_embed.proj.weight"].shape[-1]:
+        theirs |= {key: own[key] for key in own if key.startswith("patch_embed.")}
+    wrong = [key for key in {**own, **theirs} if key not in own or key not in theirs
+             or own[key].shape != theirs[key].shape]  # fmt: skip
+    if wrong:
+        raise ValueError(
+            f"init_from_teacher is true, but {name} has blocks of another number or size "
+            f"({len(wrong)} tensors differ, first {wrong[0]}); choose a teacher of the size of "
+            f"{model.canvit.config.backbone_name}."
+        )
+    backbone.load_state_dict(theirs)
 
 
 def prepare_compile() -> None:

@@ -12,15 +12,17 @@ import torch
 from test_distill import DIM, MODEL, RUN, TinyTeacher
 
 from canvit_agents.cli.main import main
-from canvit_gym.geometry import OFFICIAL_GLIMPSE
+from canvit_gym.geometry import OFFICIAL_GLIMPSE, grid_centers
 from canvit_gym.model.config import CanViTConfig
 from canvit_gym.model.heads import CanViTForPretraining
+from canvit_gym.model.rope import rotation_at
+from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.base import Scene
 from canvit_gym.scenes.folder import FolderScenes
 from canvit_gym.training import pretrain as pretraining
 from canvit_gym.training.distill import Distillation
 from canvit_gym.training.features import export, write_index
-from canvit_gym.training.pretrain import begin_with, pretrain
+from canvit_gym.training.pretrain import begin_with, begin_with_teacher, pretrain
 from canvit_gym.training.settings import load_preset, make_run, merged, parse_settings, preset_names
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -264,3 +266,45 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     wide = CanViTForPretraining(canvit_config=MODEL, teacher_dim=DIM + 1, teacher_patch_grid=4)
     with pytest.raises(ValueError, match="a teacher of a width of 12, but this run has 13"):
         begin_with(wide, first)
+
+
+def test_a_run_can_begin_with_the_teachers_blocks(tmp_path: Path) -> None:
+    """On the whole scene and without a canvas, such a backbone is the teacher."""
+    transformers = pytest.importorskip("transformers")
+    from canvit_gym.training.teachers.dinov3 import DINOv3
+
+    torch.manual_seed(0)
+    config = transformers.DINOv3ViTConfig(
+        hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
+        patch_size=8, num_register_tokens=2, layerscale_value=0.3,
+    )  # fmt: skip
+    teacher = DINOv3(transformers.DINOv3ViTModel(config), name="tiny")
+    with torch.no_grad():
+        for parameter in teacher._model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    model = CanViTForPretraining(canvit_config=MODEL, teacher_dim=128, teacher_patch_grid=4)
+    begin_with_teacher(model, teacher)
+    backbone: Any = model.canvit.get_submodule("backbone")
+    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        embedded = teacher._model.embeddings(normalize(pictures))
+        patches = backbone.patch_embed(normalize(pictures))
+        torch.testing.assert_close(embedded[:, 3:], patches, rtol=1e-4, atol=1e-4)
+        tokens = embedded
+        rotation = rotation_at(grid_centers(4)[None], head_dim=32)
+        for block in backbone.blocks:
+            tokens = block(tokens, rotation)
+        found = teacher._model.norm(tokens)[:, 3:]
+    torch.testing.assert_close(found, teacher(pictures).patches, rtol=1e-3, atol=1e-3)
+    small = transformers.DINOv3ViTConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        patch_size=8,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="blocks of another number or size .* of mini8"):
+        begin_with_teacher(model, DINOv3(transformers.DINOv3ViTModel(small), name="small"))
+
+
+def test_a_teacher_without_blocks_is_refused(tmp_path: Path) -> None:
+    run = replace(RUN, init_from_teacher=True)
+    with pytest.raises(ValueError, match="tiny has no blocks that a CanViT could take over"):
+        pretrain(run, scenes="emoji", teacher=TinyTeacher(), out=tmp_path, workers=0)

@@ -38,6 +38,45 @@ class DINOv3:
         tokens = self._model(pixel_values=normalize(pictures)).last_hidden_state.float()
         return TeacherFeatures(patches=tokens[:, self._prefix :], cls=tokens[:, 0])
 
+    def backbone_weights(self) -> dict[str, Tensor]:
+        """Its blocks and patch embedding, under the names that `model.backbone.Backbone` has."""
+        own = self._model.state_dict()
+        weights = {
+            f"patch_embed.proj.{kind}": own[f"embeddings.patch_embeddings.{kind}"]
+            for kind in ("weight", "bias")
+        }
+        for i in range(int(self._model.config.num_hidden_layers)):
+            block = {
+                name.removeprefix(f"model.layer.{i}."): tensor
+                for name, tensor in own.items()
+                if name.startswith(f"model.layer.{i}.")
+            }
+            parts = [
+                (block[f"attention.{part}_proj.weight"], block.get(f"attention.{part}_proj.bias"))
+                for part in "qkv"
+            ]
+            found = {
+                "attn.qkv.weight": torch.cat([weight for weight, _ in parts]),
+                "attn.qkv.bias": torch.cat(
+                    [
+                        weight.new_zeros(len(weight)) if bias is None else bias
+                        for weight, bias in parts
+                    ]
+                ),
+                "ls1.gamma": block["layer_scale1.lambda1"],
+                "ls2.gamma": block["layer_scale2.lambda1"],
+            }
+            for kind in ("weight", "bias"):
+                found |= {
+                    f"norm1.{kind}": block[f"norm1.{kind}"],
+                    f"norm2.{kind}": block[f"norm2.{kind}"],
+                    f"attn.proj.{kind}": block[f"attention.o_proj.{kind}"],
+                    f"mlp.fc1.{kind}": block[f"mlp.up_proj.{kind}"],
+                    f"mlp.fc2.{kind}": block[f"mlp.down_proj.{kind}"],
+                }
+            weights |= {f"blocks.{i}.{name}": tensor for name, tensor in found.items()}
+        return weights
+
 
 def load(name: str, *, device: torch.device | str) -> DINOv3:
     """The teacher of a hub id or directory.
