@@ -19,7 +19,7 @@ from pathlib import Path
 
 from canvit_agents.judging import summary
 from canvit_agents.learning import throughput
-from canvit_gym.bench import env, model, scenes
+from canvit_gym.bench import env, model, training
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -27,6 +27,7 @@ BENCHMARKS = {
     "benchmarks/model.json": model.format_table,
     "benchmarks/env.json": env.format_table,
     "benchmarks/scenes.json": scenes.format_table,
+    "benchmarks/training.json": training.format_table,
     "benchmarks/learning.json": throughput.format_table,
 }
 _BLOCK = re.compile(r"(?P<mark><!-- (?P<path>\S+\.json) -->\n)```\n.*?```\n", re.DOTALL)
