@@ -19,7 +19,7 @@ from pathlib import Path
 
 from canvit_agents.judging import summary
 from canvit_agents.learning import throughput
-from canvit_gym.bench import env, model, training
+from canvit_gym.bench import env, model, scenes, training
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
