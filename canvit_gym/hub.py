@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 HUB_ROOT = "CANVIT_HUB_ROOT"
 """Environment variable: a folder of checkpoint directories, or an organisation on the hub."""
 
-_ANSWER_S = 5.0  # the time that the hub has to answer at all
+_ANSWER_S = 3.0  # the time that the hub has to answer at all, some of it more than once
+_SILENCE_S = 30.0  # before a hub that did not answer is asked again
 
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -42,12 +44,41 @@ def download(repo: str, *, revision: str | None, files: Sequence[str]) -> Path:
     """
     from huggingface_hub import snapshot_download  # here, because most programs never need it
 
-    # Without a network this fails at once; hf_hub_download would retry for half a minute.
+    # Not hf_hub_download, which would retry for half a minute where there is no network.
     return Path(
         snapshot_download(
-            repo, revision=revision, allow_patterns=list(files), etag_timeout=_ANSWER_S
+            repo,
+            revision=revision,
+            allow_patterns=list(files),
+            local_files_only=not _hub_answers(repo, revision),
         )
     )
+
+
+_silent_until: dict[str, float] = {}
+"""When each hub that did not answer, by its address, is asked again, on the monotonic clock."""
+
+
+def _hub_answers(repo: str, revision: str | None) -> bool:
+    """Whether the hub says anything of a repository, be it no, within seconds.
+
+    The library itself waits without end for a hub that is reached and silent, as behind some
+    firewalls.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    if time.monotonic() < _silent_until.get(api.endpoint, 0.0):
+        return False
+    try:
+        api.model_info(repo, revision=revision or "main", timeout=_ANSWER_S)
+    except HfHubHTTPError:
+        return True  # the download says why
+    except Exception:  # no connection, no answer in time, or the library is told to stay offline
+        _silent_until[api.endpoint] = time.monotonic() + _SILENCE_S
+        return False
+    return True
 
 
 def commit_of(directory: Path) -> str | None:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import re
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -17,6 +19,7 @@ from make_golden import BATCH, PRETRAINING, VARIANTS, fill, small_backbone_in_re
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from canvit_gym import hub
 from canvit_gym.geometry import Viewpoint
 from canvit_gym.model.checkpoints import (
     FLAGSHIP,
@@ -479,7 +482,7 @@ def test_hub_names(
     asked: list[tuple[str, str | None, list[str]]] = []
 
     def download(
-        repo: str, *, revision: str | None, allow_patterns: list[str], etag_timeout: float
+        repo: str, *, revision: str | None, allow_patterns: list[str], local_files_only: bool
     ) -> str:
         asked.append((repo, revision, allow_patterns))
         return "downloaded"
@@ -819,3 +822,23 @@ def test_damaged_bytes_are_refused_or_load_as_numbers(tmp_path: Path) -> None:
         else:
             assert all(tensor.isfinite().all() for tensor in probe.state_dict().values())
     assert 100 < refused < 300
+
+
+def test_a_hub_that_is_silent_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.delenv("CANVIT_HUB_ROOT", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "_silent_until", {})
+    monkeypatch.setattr(hub, "_ANSWER_S", 0.05)
+    with socket.socket() as silent:  # which takes connections and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        started = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(CheckpointNotFound, match="LocalEntryNotFoundError"):
+                resolve_checkpoint("canvit/some-model")
+        assert time.monotonic() - started < 20  # and asked once: it is left alone for a while
