@@ -150,3 +150,12 @@ def _is_there(kind: str) -> bool:
 
     module = getattr(torch, kind, None)
     return module is not None and bool(module.is_available())
+
+
+def require_parts(what: str, value: object, parts: Iterable[str], *, protocol: str) -> None:
+    """Raise ValueError unless `value` has all attributes of a protocol, whose module is named."""
+    if missing := [name for name in parts if not hasattr(value, name)]:
+        raise ValueError(
+            f"{what} is a {type(value).__name__}, which lacks {', '.join(missing)}; give it what "
+            f"{protocol} describes."
+        )

@@ -17,6 +17,11 @@ _IDS: dict[str, dict[str, object]] = {
         "entry_point": "canvit_gym.envs.make:emoji_seg",
         "vector_entry_point": "canvit_gym.envs.make:emoji_seg_vector",
     },
+    # Tell how far away every cell of the same scenes is. Embedded.
+    "CanViT-EmojiDepth-v0": {
+        "entry_point": "canvit_gym.envs.make:emoji_depth",
+        "vector_entry_point": "canvit_gym.envs.make:emoji_depth_vector",
+    },
     # Name an ImageNet-1k picture with the published fine-tuned CanViT-B; without it, with the
     # embedded mini. Without pictures of one's own, those of the embedded album.
     "CanViT-IN1k-v0": {

@@ -20,6 +20,7 @@ from canvit_gym.model.identity import BackboneIdentity
 from canvit_gym.model.segmentation import CanViTForSemanticSegmentation, SegmentationProbe
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.tasks.classification import Classification
+from canvit_gym.tasks.depth import DepthProbe
 from canvit_gym.tasks.segmentation import Segmentation
 from canvit_gym.training.mini import MINI_CONFIG
 
@@ -89,6 +90,25 @@ def ade20k_probe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def depth_probe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of a depth probe of the mini's canvas, with random weights."""
+    directory = tmp_path_factory.mktemp("depth_probe")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        probe = DepthProbe(
+            embed_dim=MINI_CONFIG.canvas_dim,
+            num_bins=16,
+            dropout=0.1,
+            use_ln=True,
+            log_depth_min=0.0,
+            log_depth_max=2.5,
+        )
+        torch.nn.init.normal_(probe.conv.weight)
+    probe.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
 def ade20k_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three pictures with blocky masks in each split, in the layout of SceneParse150."""
     root = tmp_path_factory.mktemp("ade20k")
@@ -127,6 +147,7 @@ def env_kwargs(
     imagenet_checkpoint: str,
     imagenet_folder: Path,
     emoji_probe: str,
+    depth_probe: str,
     ade20k_probe: str,
     ade20k_folder: Path,
 ) -> dict[str, dict[str, Any]]:
@@ -140,6 +161,7 @@ def env_kwargs(
             "canvas_grid_size": 16,
         },
         "CanViT-EmojiSeg-v0": {"backbone": mini_checkpoint, "probe": emoji_probe},
+        "CanViT-EmojiDepth-v0": {"backbone": mini_checkpoint, "probe": depth_probe},
         "CanViT-ADE20K-v0": {
             "backbone": mini_checkpoint,
             "probe": ade20k_probe,

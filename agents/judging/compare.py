@@ -9,7 +9,7 @@ from typing import Any
 
 from canvit_agents.judging.evidence import Evidence, printable
 from canvit_agents.judging.manifest import describe_scenes, load_policy_evidence, read_manifest
-from canvit_agents.judging.metrics import TITLES, tallies
+from canvit_agents.judging.metrics import compared, metrics_of
 from canvit_agents.judging.settings import TOLD
 from canvit_agents.judging.statistics import bootstrap
 from canvit_agents.judging.summary import difference, format_interval, shown_steps
@@ -47,19 +47,18 @@ def compare(first: Run, second: Run) -> dict[str, Any]:
     Raises ValueError where the runs differ in scenes, budget, metric or backbone.
     """
     one, other = first.evidence, second.evidence
-    compared, against = _conditions(one), _conditions(other)
-    if differing := [key for key in compared if compared[key] != against[key]]:
+    conditions, against = _conditions(one), _conditions(other)
+    if differing := [key for key in conditions if conditions[key] != against[key]]:
         raise ValueError(
             f"{first.name} and {second.name} differ in {' and '.join(differing)}, so they say "
             "nothing about each other; play both in the same setting."
         )
-    metric, tally = next(iter(tallies(one.seen).items()))
-    other_tally = next(iter(tallies(other.seen).values()))
+    metric, tally, other_tally = metrics_of(one)[0], compared(one), compared(other)
     return {
         "first": first.name,
         "second": second.name,
         "num_scenes": one.seen.num_scenes,
-        "metric": metric,
+        "metric": {"name": metric.name, "title": metric.title},
         "values": [tally.value.tolist(), other_tally.value.tolist()],
         "glimpses": [float(e.seen.taken.sum(axis=1).mean()) for e in (one, other)],
         "paired": difference(bootstrap(tally), bootstrap(other_tally)),
@@ -71,7 +70,7 @@ def format_comparison(result: Mapping[str, Any]) -> str:
     """The comparison for people: a line for each step."""
     names = (result["first"], result["second"])
     lines = [
-        f"{TITLES[result['metric']]} after each glimpse, {result['num_scenes']} scenes, paired",
+        f"{result['metric']['title']} after each glimpse, {result['num_scenes']} scenes, paired",
         f"A  {names[0]}",
         f"B  {names[1]}",
     ]

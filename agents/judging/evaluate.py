@@ -27,9 +27,7 @@ from canvit_gym import CanViTVectorEnv, Rollout
 from canvit_gym.envs.backbones import settled
 from canvit_gym.envs.make import EnvFactory
 from canvit_gym.files import require_writable, write_json
-from canvit_gym.model.flops import classification_flops, glimpse_flops, segmentation_flops
 from canvit_gym.registration import env_id_of
-from canvit_gym.tasks.segmentation import Segmentation
 
 __all__ = [
     "Benchmark",
@@ -180,9 +178,7 @@ def settings_of(
 ) -> dict[str, Any]:
     """Everything that decides what a policy does and how it is judged: JSON values."""
     env, rollout = benchmark.env, policy.rollout
-    metric: dict[str, Any] = {"name": "accuracy"}
-    if isinstance(rollout.task, Segmentation):
-        metric = {"name": "mean_iou", "label_size_px": rollout.task.label_size_px}
+    task = rollout.task
     settings: dict[str, Any] = {
         "env": benchmark.env_id,
         "env_kwargs": benchmark.env_kwargs,
@@ -192,7 +188,9 @@ def settings_of(
         "budget": env.rollout.budget,
         "num_glimpses": num_glimpses(rollout),
         "potential": env.reward,
-        "metric": metric,
+        "metric": {"name": task.metrics[0].name, **task.scoring},
+        "metrics": [asdict(metric) for metric in task.metrics],
+        "confidence": task.confidence,
         "candidates": candidates,
         "backbone": env.backbone.to_json(),
         "precision": rollout.precision,
@@ -213,14 +211,11 @@ def settings_of(
 
 def flops_per_glimpse(rollout: Rollout) -> int:
     """FLOPs of one glimpse of one scene, and of reading the task's belief after it."""
-    config, glimpse = rollout.task.model.canvit.config, rollout.glimpse
-    grid, num_classes = glimpse.canvas_grid_size, len(rollout.task.class_names)
-    patches = glimpse.glimpse_size_px // config.backbone.patch_size_px
-    if rollout.task.decodes_canvas:
-        read = segmentation_flops(config, canvas_grid=grid, num_classes=num_classes)
-    else:
-        read = classification_flops(config, num_classes=num_classes)
-    return glimpse_flops(config, glimpse_grid=patches, canvas_grid=grid) + read
+    model, glimpse = rollout.task.model, rollout.glimpse
+    look = model.glimpse_flops(
+        glimpse_size_px=glimpse.glimpse_size_px, canvas_grid_size=glimpse.canvas_grid_size
+    )
+    return look + model.readout_flops(canvas_grid_size=glimpse.canvas_grid_size)
 
 
 def _finished(path: Path, settings: dict[str, Any]) -> Evidence | None:

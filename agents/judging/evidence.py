@@ -7,8 +7,9 @@ scene, scene_name, scene_digest: index in the scenes, `Scene.name`, and a digest
 t, row, col, scale: which glimpse, and where. Once the policy has stopped, there is no glimpse, so
     where is null, and all else stays as it was.
 potential_<name>: each potential of the task after the glimpse.
-The task's outcome after the glimpse: label, prediction and correct, or the lists intersection and
-union, in pixels, with an entry for each class.
+The task's outcome after the glimpse: numbers, or lists of them. Where scenes are named: label,
+prediction and correct; where places are labelled: intersection and union, in pixels, with an entry
+for each class.
 best_candidate, rank: only with `--regret`; see `Trajectories.peeks`.
 
 The file's metadata holds the settings that decide the content, the versions that made it, and a
@@ -64,7 +65,7 @@ class Trajectories:
     scenes: int64 [N], indices. names, digests: of each of them.
     viewpoints: float32 [N, T + 1, 3], (row, col, scale), zeros after the last glimpse taken.
     potentials: float32 [N, T + 1] by name.
-    outcome: the task's, by name; bool or int32 [N, T + 1, ...].
+    outcome: the task's, by name; bool, int32 or float32 [N, T + 1, ...].
     peeks: by name in PEEKS, float32 [N, T + 1], NaN where no glimpse was chosen; empty where nobody
     peeked. best_candidate: the highest potential that one of some candidate viewpoints would
     have led to. rank: 1 + how many of them would have led higher than the chosen viewpoint did.
@@ -122,11 +123,13 @@ def concatenate(parts: list[Trajectories]) -> Trajectories:
 
 
 def scene_digest(scene: Scene) -> str:
-    """Sixteen hexadecimal digits that tell its picture, label and mask from others."""
+    """Sixteen hexadecimal digits that tell its picture and the truth about it from others."""
     digest = hashlib.sha256(f"{scene.picture.shape} {scene.label}".encode())
     digest.update(np.ascontiguousarray(scene.picture).data)
     if scene.mask is not None:
         digest.update(np.ascontiguousarray(scene.mask).data)
+    if scene.depth is not None:
+        digest.update(np.ascontiguousarray(scene.depth).data)
     return digest.hexdigest()[:16]
 
 

@@ -37,6 +37,7 @@ from canvit_agents.policies.quadtree import tiles_keep_cells_whole
 from canvit_gym import Episode, Rollout, Scenes, Viewpoint
 from canvit_gym.envs.actions import ListedActions, tile_actions
 from canvit_gym.files import read_json, require_writable, write_json
+from canvit_gym.tasks.base import HasEntropyMap
 
 UPPER = "oracle"
 FIXED = "fixed_sequence"
@@ -108,9 +109,9 @@ def headroom(
 
 def unlearned(rollout: Rollout) -> list[str]:
     """The names of the policies that know neither labels nor other scenes, as far as they can be
-    played here: entropy needs a decoded canvas whose cells no tile cuts."""
+    played here: entropy needs a map of it whose cells no tile cuts."""
     size = rollout.glimpse.canvas_grid_size
-    guided = rollout.task.decodes_canvas and tiles_keep_cells_whole(size)
+    guided = isinstance(rollout.task, HasEntropyMap) and tiles_keep_cells_whole(size)
     return [*_UNLEARNED, *([_GUIDED] if guided else [])]
 
 

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from canvit_agents.judging.evidence import Trajectories
+from typing import Any
+
+import numpy as np
+
+from canvit_agents.judging.evidence import Evidence
 from canvit_agents.judging.statistics import Tally
-
-TITLES = {"accuracy": "accuracy", "mean_iou": "mean IoU"}
-"""Metrics that policies are compared by, one for each task, with the name that people read."""
+from canvit_gym.tasks.base import Metric
 
 
-def tallies(seen: Trajectories) -> dict[str, Tally]:
-    """Metrics by name; the first is one of TITLES, by which policies are compared.
+def metrics_of(evidence: Evidence) -> list[Metric]:
+    """The task's metrics, as the evidence says; by the first policies are compared."""
+    return [Metric(**fields) for fields in evidence.settings["metrics"]]
 
-    accuracy: share of the scenes that are named right. mean_iou: intersections and unions summed
-    over all scenes, their ratio averaged over the classes with a union. pixel_accuracy: share of a
-    scene's labelled pixels that are right, averaged over scenes.
 
-    Raises ValueError where no class occurs in any scene, in masks or predictions.
+def tallies(evidence: Evidence) -> dict[str, Tally]:
+    """The task's metrics by name; the first is that by which policies are compared.
+
+    Raises ValueError where no scene has what a metric is taken of, such as a labelled pixel.
     """
-    outcome = seen.outcome
-    if "correct" in outcome:
-        return {"accuracy": Tally.of_means(outcome["correct"])}
-    if not outcome["union"].any():
+    return {metric.name: _tally(evidence, metric) for metric in metrics_of(evidence)}
+
+
+def compared(evidence: Evidence) -> Tally:
+    """The metric by which policies are compared."""
+    return _tally(evidence, metrics_of(evidence)[0])
+
+
+def _tally(evidence: Evidence, metric: Metric) -> Tally:
+    seen = evidence.seen
+    known: dict[str, Any] = {**seen.potentials, **seen.outcome}
+    if metric.per is None:
+        return Tally.of_means(known[metric.values])
+    counts: np.ndarray = known[metric.per]
+    if not counts.any():
         raise ValueError(
-            f"None of the {seen.num_scenes} scenes has a labelled pixel; choose scenes whose masks "
-            "name classes."
+            f"None of the {seen.num_scenes} scenes has anything that the {metric.title} is taken "
+            "of, such as a labelled pixel; choose other scenes."
         )
-    return {
-        "mean_iou": Tally(numerators=outcome["intersection"], denominators=outcome["union"]),
-        "pixel_accuracy": Tally.of_means(seen.potentials["pixel_accuracy"]),
-    }
+    return Tally(numerators=known[metric.values], denominators=counts)

@@ -25,6 +25,7 @@ from canvit_agents.judging.evidence import Trajectories, concatenate, printable,
 from canvit_agents.policies.base import Policy
 from canvit_agents.policies.oracle import Oracle
 from canvit_gym import Episode, Rollout, Scenes
+from canvit_gym.model.recurrent import state_bytes
 
 MAX_BATCH = 128
 """Scenes side by side at most: more are no faster."""
@@ -33,7 +34,7 @@ BATCH_BYTES = 2 * 2**30
 """Bytes that the scenes of a batch may take, by the estimate of `batch_size`; the model comes on
 top."""
 
-_CANVASES, _LOGITS = 8, 4  # copies alive while a glimpse is taken and judged, rounded up
+_STATES, _BELIEFS = 8, 4  # copies alive while a glimpse is taken and judged, rounded up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,16 +165,21 @@ def _checked_indices(indices: Sequence[int] | np.ndarray | None, *, count: int) 
 def batch_size(rollout: Rollout, *, scene_size_px: int) -> int:
     """How many scenes are played side by side: as BATCH_BYTES hold, from 1 to MAX_BATCH.
 
-    A scene takes its picture (as bytes and floats), canvases and maps of logits; what its enlarged
-    logits take, the task limits.
+    A scene takes its picture (as bytes and floats), states and beliefs; what beliefs take that are
+    enlarged to be judged, the task limits.
     """
-    config = rollout.task.model.canvit.config
-    cells = rollout.glimpse.canvas_grid_size**2
+    state, belief = _bytes(rollout)
     picture = (3 + 1 + 4 * 3) * scene_size_px**2
-    canvas = 4 * (config.num_canvas_registers + cells) * config.canvas_dim
-    logits = 4 * len(rollout.task.class_names) * (cells if rollout.task.decodes_canvas else 1)
-    one = picture + _CANVASES * canvas + _LOGITS * logits
+    one = picture + _STATES * state + _BELIEFS * belief
     return max(1, min(MAX_BATCH, BATCH_BYTES // one))
+
+
+@torch.inference_mode()
+def _bytes(rollout: Rollout) -> tuple[int, int]:
+    """Bytes of a state and of a belief about it, of one scene."""
+    model = rollout.task.model
+    state = model.init_state(batch_size=1, canvas_grid_size=rollout.glimpse.canvas_grid_size)
+    return state_bytes(state), rollout.task.belief(state).nbytes
 
 
 def _generator(seed: int, name: str, scene: int) -> torch.Generator:

@@ -11,7 +11,7 @@ from __future__ import annotations
 _NOTED_ONLY = frozenset(
     {
         "candidates", "policy", "env_kwargs", "budget", "num_scenes", "backbone",
-        "flops_per_glimpse",
+        "flops_per_glimpse", "metrics", "confidence",
     }
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from canvit_agents.judging.anytime import glimpses_after, stop_when_sure
 from canvit_agents.judging.evidence import Evidence, Trajectories, printable
-from canvit_agents.judging.metrics import TITLES, tallies
+from canvit_agents.judging.metrics import compared, metrics_of, tallies
 from canvit_agents.judging.statistics import (
     Bootstrap,
     Estimate,
@@ -51,6 +51,7 @@ def summarize(
         "num_scenes": first.seen.num_scenes,
         "budget": first.settings["budget"],
         "glimpse_cost": first.settings.get("glimpse_cost", 0.0),
+        "metrics": [{"name": m.name, "title": m.title} for m in metrics_of(first)],
         "gflops_per_glimpse": first.settings["flops_per_glimpse"] / 1e9,
         "policies": {name: _row(e) for name, e in evidence.items()},
         "paired": {
@@ -63,7 +64,7 @@ def summarize(
 
 def bootstraps(evidence: Mapping[str, Evidence]) -> dict[str, Bootstrap]:
     """The metric that policies are compared by, resampled, for each policy."""
-    return {name: bootstrap(next(iter(tallies(e.seen).values()))) for name, e in evidence.items()}
+    return {name: bootstrap(compared(e)) for name, e in evidence.items()}
 
 
 def pairs(names: list[str], *, learned: list[str]) -> list[tuple[str, str]]:
@@ -113,7 +114,7 @@ def _row(evidence: Evidence) -> dict[str, Any]:
     """Returns what summary.json says of one policy."""
     seen, settings = evidence.seen, evidence.settings
     potential = seen.potentials[settings["potential"]].astype(np.float64)
-    metrics = tallies(seen)
+    metrics = tallies(evidence)
     row: dict[str, Any] = {name: tally.value.tolist() for name, tally in metrics.items()}
     row["potentials"] = {
         name: values.mean(axis=0, dtype=np.float64).tolist()
@@ -124,7 +125,7 @@ def _row(evidence: Evidence) -> dict[str, Any]:
     row["return_mean"] = float((potential[:, -1] - potential[:, 0] - price).mean())
     row["glimpses"] = taken.mean(axis=0).tolist()
     metric, tally = next(iter(metrics.items()))
-    row["stop_when_sure"] = stop_when_sure(seen, metric=metric, tally=tally)
+    row["stop_when_sure"] = stop_when_sure(evidence, metric=metric, tally=tally)
     given = settings["policy"]["initial_glimpse"] is not None
     row["scanpath"] = mean_measures(seen.viewpoints, initial_glimpse=given)
     if seen.peeks:
@@ -176,9 +177,15 @@ def _require_same_scenes(evidence: Mapping[str, Evidence]) -> None:
 
 
 def metric_of(summary: Mapping[str, Any]) -> str:
-    """The metric that policies are compared by, one of TITLES."""
-    row = next(iter(summary["policies"].values()))
-    return next(name for name in TITLES if name in row)
+    """The name of the metric that policies are compared by."""
+    name: str = summary["metrics"][0]["name"]
+    return name
+
+
+def title_of(summary: Mapping[str, Any]) -> str:
+    """The title of the metric that policies are compared by."""
+    title: str = summary["metrics"][0]["title"]
+    return title
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
@@ -192,7 +199,7 @@ def format_table(summary: Mapping[str, Any]) -> str:
     price = f"; the return is less {cost:g} for each after t0" if cost else ""
     lines = [
         f"{summary['env']}, {summary['split']} split, {summary['num_scenes']} scenes, "
-        f"backbone {summary['backbone']['name']}: {TITLES[metric]} after each glimpse" + price,
+        f"backbone {summary['backbone']['name']}: {title_of(summary)} after each glimpse" + price,
         "",
         f"{'policy':{width}}  "
         + "  ".join(f"{f't{t}':>5}" for t in shown)

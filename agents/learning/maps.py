@@ -2,13 +2,14 @@
 
 Both say what each listed crop would gain at each of some places, which is what `learning.planning`
 plans by, and both learn from every glimpse: the first from where the targets of generated scenes
-are, the second from masks, so from what each glimpse did for every cell that it showed.
+are, the second from what each glimpse did for every cell that it showed.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from canvit_gym import Episode
 from canvit_gym.envs.actions import ListedActions
 from canvit_gym.geometry import grid_centers
 from canvit_gym.scenes.base import IGNORE
-from canvit_gym.tasks.segmentation import Segmentation
+from canvit_gym.tasks.base import LabelsPlaces, ScoresPlaces, Task
 
 # Shares of the target's box. On 512 train scenes of CanViT-Emoji-v0, glimpses at scale 0.25 that
 # showed 20 to 40 % of it gained a tenth of what those gained that showed all of it, and those that
@@ -120,9 +121,69 @@ class TargetMap(PlaceMap):
         return F.pixel_shuffle(self.head(features), _FINER).flatten(1)
 
 
+class Worth(Protocol):
+    """What each place of a scene adds to a metric."""
+
+    def see_end(self, episode: Episode) -> None:
+        """Take note of episodes that have ended."""
+        ...
+
+    def __call__(self, episode: Episode) -> Tensor:
+        """Returns what each pixel adds: float32 [B, S, S]."""
+        ...
+
+
+class IoUWorth:
+    """Worth in the mean IoU of the dataset (see `learning.rewards.IoUTally`), expected under the
+    belief, which says more than the class that it finds most probable."""
+
+    def __init__(self, task: LabelsPlaces) -> None:
+        self.task, self.tally = task, IoUTally(len(task.class_names))
+
+    def see_end(self, episode: Episode) -> None:
+        areas = [episode.outcome[name].cpu().numpy() for name in ("intersection", "union")]
+        self.tally.add(np.stack(areas).astype(np.float64))
+
+    def __call__(self, episode: Episode) -> Tensor:
+        of_intersection, of_union = torch.from_numpy(self.tally.worth).to(
+            episode.device, torch.float32
+        )
+        probs, labelled = self.task.probabilities(episode.belief), episode.targets != IGNORE
+        labels = episode.targets.long().masked_fill(~labelled, 0)
+        at_label = probs.gather(1, labels[:, None])[:, 0]
+        called = torch.einsum("bcij,c->bij", probs, of_union)  # each call adds to its class' union
+        worth = called + at_label * (of_intersection - of_union)[labels] + of_union[labels]
+        return worth * labelled
+
+
+class ScoreWorth:
+    """Worth in the mean of the task's scores of places."""
+
+    def __init__(self, task: ScoresPlaces) -> None:
+        self.task = task
+
+    def see_end(self, episode: Episode) -> None:
+        pass
+
+    def __call__(self, episode: Episode) -> Tensor:
+        scores = self.task.place_scores(episode.belief, episode.targets)
+        return scores / scores[0].numel()
+
+
+def worth_of(task: Task) -> Worth:
+    """Returns how a task's places are worth something; raises ValueError where it scores none."""
+    if isinstance(task, LabelsPlaces):
+        return IoUWorth(task)
+    if isinstance(task, ScoresPlaces):
+        return ScoreWorth(task)
+    raise ValueError(
+        f"map is 'gain', which needs a task that scores places, and {type(task).__name__} does "
+        "not; use it with segmentation or depth, or leave warm_start out of the hyperparameters."
+    )
+
+
 class GainMap(PlaceMap):
-    """A map of what a look at each cell would gain there, at each scale, in the mean IoU of the
-    dataset (see `learning.rewards.IoUTally`).
+    """A map of what a look at each cell would gain there, at each scale, in the task's metric.
 
     Plans are tiles, quarters of the scene that leave no gaps: sets of crops that overlap promise
     more than they keep, because the best of many noisy estimates is too good to be true. With the
@@ -133,8 +194,9 @@ class GainMap(PlaceMap):
     last_glimpses = 4
 
     def __init__(
-        self, *, task: Segmentation, actions: ListedActions, channels: int, grid_size: int
+        self, *, task: Task, actions: ListedActions, channels: int, grid_size: int
     ) -> None:
+        worth = worth_of(task)
         crops = actions.viewpoints.rows
         shown = mostly_shown(crops, grid_size=grid_size)
         tiles, levels = quadtree(min_tiles=5)
@@ -153,8 +215,7 @@ class GainMap(PlaceMap):
         self.shown: Tensor
         self.register_buffer("scale_indices", _scale_indices(actions), persistent=False)
         self.scale_indices: Tensor
-        self.task, self.grid_size = task, grid_size
-        self.tally = IoUTally(len(task.class_names))
+        self.worth, self.grid_size = worth, grid_size
 
     def values(self, features: Tensor) -> tuple[Tensor, Tensor]:
         gains = self.head(features).flatten(2) / self.shown.shape[1]  # [B, scales, P]
@@ -166,8 +227,7 @@ class GainMap(PlaceMap):
     ) -> dict[str, Tensor]:
         first = afters[0]
         if bool((first.glimpses == first.history.shape[1]).all()):  # the episodes have ended
-            areas = [first.outcome[name].cpu().numpy() for name in ("intersection", "union")]
-            self.tally.add(np.stack(areas).astype(np.float64))
+            self.worth.see_end(first)
         worth = self._worth(before)
         gained = torch.stack([self._worth(after) - worth for after in afters], dim=1)
         not_tried = self.last_glimpses - len(afters)  # these show nothing
@@ -185,17 +245,8 @@ class GainMap(PlaceMap):
         return _ERRORS * errors.sum() / lesson["shown"].sum().clamp(min=1)
 
     def _worth(self, episode: Episode) -> Tensor:
-        """Returns what each cell adds to the metric, times the number of cells: float32 [B, P];
-        expected under the belief, which says more than the class that it finds most probable."""
-        of_intersection, of_union = torch.from_numpy(self.tally.worth).to(
-            episode.device, torch.float32
-        )
-        probs, labelled = self.task.probabilities(episode.belief), episode.targets != IGNORE
-        labels = episode.targets.long().masked_fill(~labelled, 0)
-        at_label = probs.gather(1, labels[:, None])[:, 0]
-        called = torch.einsum("bcij,c->bij", probs, of_union)  # each call adds to its class' union
-        worth = called + at_label * (of_intersection - of_union)[labels] + of_union[labels]
-        worth = worth * labelled
+        """Returns what each cell adds to the metric, times the number of cells: float32 [B, P]."""
+        worth = self.worth(episode)
         pixels = worth[0].numel()
         return pixels * F.adaptive_avg_pool2d(worth[:, None], self.grid_size).flatten(1)
 

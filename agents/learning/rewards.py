@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from canvit_gym.adapters.sb3 import CanViTVecEnv
+from canvit_gym.tasks.base import LabelsPlaces
 
 _MEMORY = 0.99  # of the tallies, at every end of episodes
 
@@ -70,7 +71,13 @@ class DatasetIoUReward(VecEnvWrapper):
     def __init__(self, venv: CanViTVecEnv) -> None:
         super().__init__(venv)
         self.canvit_env = venv
-        self.tally = IoUTally(len(venv.envs.rollout.task.class_names))
+        task = venv.envs.rollout.task
+        if not isinstance(task, LabelsPlaces):
+            raise ValueError(
+                f"dataset_iou_reward is for tasks that label places, and {type(task).__name__} "
+                "does not; leave it out of the hyperparameters."
+            )
+        self.tally = IoUTally(len(task.class_names))
 
     def reset(self) -> Any:
         observation = self.venv.reset()

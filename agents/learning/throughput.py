@@ -24,7 +24,6 @@ from canvit_gym.bench.env import Stopwatch, clock_of
 from canvit_gym.bench.machine import add_arguments, described, machine, write
 from canvit_gym.envs.observations import Observations
 from canvit_gym.geometry import OFFICIAL_GLIMPSE
-from canvit_gym.model.flops import glimpse_flops
 from canvit_gym.tasks.classification import Classification
 
 NUM_ENVS = (16, 64, 128, 256)
@@ -56,11 +55,9 @@ def canvit_b() -> Rollout:
 
 def backbone_flops(rollout: Rollout) -> float:
     """FLOPs of the backbone for a chosen glimpse, with its share of the initial one."""
-    config, spec = rollout.task.model.canvit.config, rollout.glimpse
-    flops = glimpse_flops(
-        config,
-        glimpse_grid=spec.glimpse_size_px // config.backbone.patch_size_px,
-        canvas_grid=spec.canvas_grid_size,
+    flops = rollout.task.model.glimpse_flops(
+        glimpse_size_px=rollout.glimpse.glimpse_size_px,
+        canvas_grid_size=rollout.glimpse.canvas_grid_size,
     )
     initial = 0 if rollout.initial_glimpse is None else 1
     return flops * (1 + initial / rollout.budget)

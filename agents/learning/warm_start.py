@@ -32,7 +32,6 @@ from canvit_gym.envs.actions import ListedActions
 from canvit_gym.errors import require_choice
 from canvit_gym.scenes.base import IGNORE
 from canvit_gym.scenes.prefetch import SceneQueue
-from canvit_gym.tasks.segmentation import Segmentation
 from canvit_gym.training.common import grid_labels
 
 MapKind = Literal["target", "gain"]
@@ -75,10 +74,10 @@ def warm_start(
 
     run: where it saves as it goes, and whose interrupted warm start it continues.
     map: "target" for scenes that know where their target is, with `scale_values` and the side of a
-    typical target in scene units (`learning.maps.TargetMap`); "gain" for segmentation. temperature:
-    how much more a plan must be worth for an action to be e times as probable. When to stop is not
-    taught. Raises ValueError for another action space, another task, or scenes without targets or
-    masks.
+    typical target in scene units (`learning.maps.TargetMap`); "gain" for tasks that score places.
+    temperature: how much more a plan must be worth for an action to be e times as probable. When to
+    stop is not taught. Raises ValueError for another action space, another task, or scenes without
+    targets or masks.
     """
     actions, policy = env.actions, model.policy
     if not isinstance(actions, ListedActions) or not isinstance(policy, CellPolicy):
@@ -228,11 +227,6 @@ def _make_map(
             )
         return TargetMap(
             actions=actions, scale_values=scale_values, target_size=target_size, **size
-        )
-    if not isinstance(task, Segmentation):
-        raise ValueError(
-            "map is 'gain', which needs masks to learn from; use it with segmentation, or leave "
-            "warm_start out of the hyperparameters."
         )
     return GainMap(task=task, actions=actions, **size)
 

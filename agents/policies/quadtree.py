@@ -11,6 +11,7 @@ from torch import Tensor
 from canvit_agents.policies.base import Policy
 from canvit_gym import Episode, Viewpoint
 from canvit_gym.geometry import SAME_PLACE, grid_centers
+from canvit_gym.tasks.base import HasEntropyMap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +46,16 @@ class EntropyCoarseToFine(Policy):
     """CoarseToFine, but within a level always the tile where the belief about the cells in it is
     least certain: highest mean entropy, the first one on ties. Deterministic.
 
-    Raises ValueError where the task decodes no canvas, or the canvas grid is no power of two:
-    then tiles would cut through cells.
+    Raises ValueError where the task says nothing of single cells, or the canvas grid is no power of
+    two: then tiles would cut through cells.
     """
 
     def __post_init__(self) -> None:
-        if not self.rollout.task.decodes_canvas:
+        if not isinstance(self.rollout.task, HasEntropyMap):
             raise ValueError(
-                "'entropy_coarse_to_fine' looks where the segmentation is uncertain, and this task "
-                "has none; leave that policy out, or use CanViT-EmojiSeg-v0 or CanViT-ADE20K-v0."
+                "'entropy_coarse_to_fine' looks where the belief about places is uncertain, and "
+                "this task has no such belief; leave that policy out, or use CanViT-EmojiSeg-v0 or "
+                "CanViT-ADE20K-v0."
             )
         size = self.rollout.glimpse.canvas_grid_size
         if not tiles_keep_cells_whole(size):
@@ -64,7 +66,9 @@ class EntropyCoarseToFine(Policy):
 
     def __call__(self, episode: Episode, generators: Sequence[torch.Generator]) -> Viewpoint:
         tiles, levels = quadtree(min_tiles=episode.history.shape[1])
-        entropy = self.rollout.task.entropy_map(episode.belief).cpu()
+        task = self.rollout.task
+        assert isinstance(task, HasEntropyMap)
+        entropy = task.entropy_map(episode.belief).cpu()
         scores = mean_over_tiles(entropy, tiles)
         return _best(scores, tiles=tiles, order=levels, episode=episode)
 

@@ -49,8 +49,9 @@ class CanViTVecEnv(VecEnv):
     """A SAME_STEP vector environment as Stable-Baselines3 wants it.
 
     The infos of rows that ended an episode hold `terminal_observation`, `episode` (return r, length
-    l, seconds t, and the measures of its scanpath), the scene's `final_info` and, where the task is
-    to name it, `is_success`; those of other rows are kept bare, because SB3 wants one dict a row.
+    l, seconds t, and the measures of its scanpath), the scene's `final_info` and, where the task
+    says whether a scene is solved, `is_success`; those of other rows are kept bare, because SB3
+    wants one dict a row.
     `infos` has everything of the last step as arrays. Rows are rows of one environment, so
     attributes are shared.
     """
@@ -95,6 +96,7 @@ class CanViTVecEnv(VecEnv):
         done = terminated | truncated
         self._returns += reward
         self._lengths += 1
+        success = self.envs.rollout.task.success
         rows: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in done]
         for i in np.flatnonzero(done).tolist():
             final = row(self.infos["final_info"], i)
@@ -108,8 +110,8 @@ class CanViTVecEnv(VecEnv):
                 },
                 final_info=final,
             )
-            if "correct" in final:
-                rows[i]["is_success"] = bool(final["correct"])
+            if success is not None:
+                rows[i]["is_success"] = bool(final[success])
         self._returns[done], self._lengths[done] = 0, 0
         return observation, reward.astype(np.float32), done, rows
 

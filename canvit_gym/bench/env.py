@@ -92,7 +92,7 @@ class Stopwatch:
         """The environment's `step` with every part of it timed."""
         task = envs.rollout.task
         places: list[tuple[str, Any, str]] = [
-            ("forward", type(task.model.canvit), "forward"),
+            ("forward", type(task.model), "take_in"),
             ("readout", type(task.model), "logits"),
             ("judging", type(task), "belief"),
             ("judging", type(task), "judge"),

@@ -32,7 +32,7 @@ from canvit_gym.envs.options import (
     ADE20KOptions,
     EnvOptions,
     ImageNetOptions,
-    SegmentationOptions,
+    PlacesOptions,
     checked,
     names,
     require_known,
@@ -41,6 +41,7 @@ from canvit_gym.envs.rollout import Rollout
 from canvit_gym.envs.single_env import CanViTEnv
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import MINI_GLIMPSE, OFFICIAL_GLIMPSE, GlimpseSpec
+from canvit_gym.model.canvas_probe import CanViTWithProbe
 from canvit_gym.model.frozen import freeze
 from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.model.identity import BackboneIdentity, identify
@@ -49,12 +50,14 @@ from canvit_gym.scenes.ade20k import ADE20KScenes
 from canvit_gym.scenes.album import ALBUM, AlbumScenes
 from canvit_gym.scenes.base import Scenes, require_scenes
 from canvit_gym.scenes.cache import CachedScenes
+from canvit_gym.scenes.depth_folder import DepthFolderScenes
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.scenes.imagenette import NAME as IMAGENETTE
 from canvit_gym.scenes.imagenette import imagenette
 from canvit_gym.scenes.layouts import open_scenes
 from canvit_gym.tasks.base import Task
 from canvit_gym.tasks.classification import Classification
+from canvit_gym.tasks.depth import CanViTForDepth, Depth
 from canvit_gym.tasks.segmentation import Segmentation
 
 IMAGENET_ROOT = "IMAGENET_VAL"
@@ -168,18 +171,32 @@ def labelling(
     backbone, probe: names or directories; or backbone a CanViTForSemanticSegmentation in memory,
     which has its probe already, with probe=None.
     """
-    if isinstance(backbone, nn.Module):
-        model = _model("backbone", backbone, CanViTForSemanticSegmentation)
-        probe = None
-    else:
-        model = CanViTForSemanticSegmentation.from_pretrained_with_probe(
-            _name("backbone", backbone), _name("probe", probe)
-        )
+    model, probe = _with_probe(CanViTForSemanticSegmentation, backbone=backbone, probe=probe)
     task = Segmentation(
         model=freeze(model.to(device)),
         class_names=scenes.mask_class_names,
         label_size_px=label_size_px,
     )
+    identity = identify(backbone, probe=probe)
+    return Setting(scenes=scenes, task=task, backbone=identity, glimpse=glimpse)
+
+
+def measuring(
+    *,
+    scenes: Scenes,
+    glimpse: GlimpseSpec,
+    backbone: Any,
+    probe: Any,
+    label_size_px: int,
+    device: str = "cpu",
+) -> Setting:
+    """Measure depth: the belief is a map of log depths.
+
+    backbone, probe: names or directories; or backbone a CanViTForDepth in memory, which has its
+    probe already, with probe=None.
+    """
+    model, probe = _with_probe(CanViTForDepth, backbone=backbone, probe=probe)
+    task = Depth(model=freeze(model.to(device)), label_size_px=label_size_px)
     identity = identify(backbone, probe=probe)
     return Setting(scenes=scenes, task=task, backbone=identity, glimpse=glimpse)
 
@@ -250,6 +267,31 @@ def _emoji_seg(
 ) -> Setting:
     return labelling(
         scenes=_emoji_scenes(scenes, split),
+        glimpse=MINI_GLIMPSE,
+        backbone=backbone,
+        probe=probe,
+        label_size_px=label_size_px,
+        **options,
+    )
+
+
+def _emoji_depth(
+    *,
+    split: str | None = None,
+    backbone: Any = "mini",
+    probe: Any = "mini-depth-probe",
+    scenes: Any = None,
+    label_size_px: int = MINI_GLIMPSE.canvas_grid_size,
+    **options: Any,
+) -> Setting:
+    source = own_scenes(scenes, split=split)
+    if source is None and scenes is not None:
+        size_px = EmojiScenes.size_px
+        source = DepthFolderScenes(scenes, size_px=size_px, split=split or "all")  # type: ignore[arg-type]
+    elif source is None:
+        source = EmojiScenes(split=split or "train", depth=True)  # type: ignore[arg-type]
+    return measuring(
+        scenes=source,
         glimpse=MINI_GLIMPSE,
         backbone=backbone,
         probe=probe,
@@ -351,8 +393,10 @@ def _ade20k(
 
 emoji = EnvFactory("CanViT-Emoji-v0", _emoji)
 emoji_vector = emoji.vector
-emoji_seg = EnvFactory("CanViT-EmojiSeg-v0", _emoji_seg, SegmentationOptions)
+emoji_seg = EnvFactory("CanViT-EmojiSeg-v0", _emoji_seg, PlacesOptions)
 emoji_seg_vector = emoji_seg.vector
+emoji_depth = EnvFactory("CanViT-EmojiDepth-v0", _emoji_depth, PlacesOptions)
+emoji_depth_vector = emoji_depth.vector
 imagenet = EnvFactory("CanViT-IN1k-v0", _imagenet, ImageNetOptions)
 imagenet_vector = imagenet.vector
 ade20k = EnvFactory("CanViT-ADE20K-v0", _ade20k, ADE20KOptions)
@@ -361,7 +405,8 @@ ade20k_vector = ade20k.vector
 
 # -- pieces ----------------------------------------------------------------------------------------
 
-ModelT = TypeVar("ModelT", CanViTForImageClassification, CanViTForSemanticSegmentation)
+ModelT = TypeVar("ModelT", bound=nn.Module)
+ProbedT = TypeVar("ProbedT", bound=CanViTWithProbe[Any])
 
 
 def _model(option: str, value: Any, kind: type[ModelT]) -> ModelT:
@@ -375,6 +420,14 @@ def _model(option: str, value: Any, kind: type[ModelT]) -> ModelT:
         )
     found: ModelT = kind.from_pretrained(_name(option, value))  # type: ignore[attr-defined]
     return found
+
+
+def _with_probe(kind: type[ProbedT], *, backbone: Any, probe: Any) -> tuple[ProbedT, Any]:
+    """A model with its probe, and the probe that it was asked for: None where it is in memory."""
+    if isinstance(backbone, nn.Module):
+        return _model("backbone", backbone, kind), None
+    model = kind.from_pretrained_with_probe(_name("backbone", backbone), _name("probe", probe))
+    return model, probe
 
 
 def _name(option: str, value: Any) -> str | Path:

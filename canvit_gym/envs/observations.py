@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from canvit_gym.ambient import plain_torch
 from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.errors import require_choice
-from canvit_gym.model.canvit import RecurrentState
+from canvit_gym.tasks.base import HasEntropyMap
 
 ObservationKind = Literal["compact", "full"]
 
@@ -37,8 +37,9 @@ class Observations:
     cls: float32 [D], LayerNormed recurrent CLS.
     viewpoints: float32 [budget + 1, 4], (row, col, scale, 1) of each glimpse taken, zeros after.
     progress: float32 [1], share of the budget used.
-    entropy: float32 [1, grid, grid], in [0, 1], only of tasks that decode the canvas: entropy of
-        the belief at each cell, over that of a uniform one; averaged where the canvas is.
+    entropy: float32 [1, grid, grid], in [0, 1], only of tasks whose belief says something of every
+        cell: its entropy there, from the lowest there can be to the highest; averaged where the
+        canvas is.
     """
 
     rollout: Rollout
@@ -49,7 +50,7 @@ class Observations:
 
     @property
     def _canvas_dim(self) -> int:
-        return self.rollout.task.model.canvit.config.canvas_dim
+        return self.rollout.task.model.map_dim
 
     @property
     def _reduced(self) -> bool:
@@ -84,8 +85,7 @@ class Observations:
 
     @property
     def space(self) -> spaces.Dict:
-        config = self.rollout.task.model.canvit.config
-        dim, steps = config.backbone.dim, self.rollout.budget + 1
+        dim, steps = self.rollout.task.model.vector_dim, self.rollout.budget + 1
         # A LayerNormed token of n numbers has length sqrt(n), so no coordinate can exceed that.
         canvas_reach, cls_reach = math.sqrt(self._canvas_dim), math.sqrt(dim)
         canvas_shape = (self.channels, self.grid_size, self.grid_size)
@@ -95,7 +95,7 @@ class Observations:
             "viewpoints": spaces.Box(-1.0, 1.0, (steps, 4), np.float32),
             "progress": spaces.Box(0.0, 1.0, (1,), np.float32),
         }
-        if self.rollout.task.decodes_canvas:
+        if isinstance(self.rollout.task, HasEntropyMap):
             entropy_shape = (1, self.grid_size, self.grid_size)
             boxes["entropy"] = spaces.Box(0.0, 1.0, entropy_shape, np.float32)
         return spaces.Dict(boxes)
@@ -103,42 +103,37 @@ class Observations:
     @plain_torch
     def observe(self, episode: Episode) -> dict[str, Tensor]:
         """Observations of B episodes, each as in the space with B in front."""
-        read = self._reduced_tokens if self._reduced else self._tokens
-        canvas = read(episode.state).mT.reshape(
-            episode.batch_size, -1, self.grid_size, self.grid_size
-        )
-        cls = episode.state.recurrent_cls[:, 0].float()
+        if self._reduced:
+            tokens = self._reduced_map(episode)
+        else:
+            tokens = self.rollout.task.model.feature_map(episode.state)
+        canvas = tokens.mT.reshape(episode.batch_size, -1, self.grid_size, self.grid_size)
         steps = torch.arange(episode.history.shape[1], device=episode.device)
         taken = (steps < episode.glimpses[:, None]).float()
         observation = {
             "canvas": canvas.contiguous(),
-            "cls": F.layer_norm(cls, cls.shape[-1:]),
+            "cls": self.rollout.task.model.feature_vector(episode.state),
             "viewpoints": torch.cat((episode.history, taken[..., None]), dim=-1),
             "progress": (episode.looks.float() / self.rollout.budget)[:, None],
         }
         task = self.rollout.task
-        if task.decodes_canvas:
-            highest = math.log(len(task.class_names))
-            entropy = task.entropy_map(episode.belief) / highest
+        if isinstance(task, HasEntropyMap):
+            low, high = task.entropy_range
+            entropy = (task.entropy_map(episode.belief) - low) / (high - low)
             if self._reduced:
                 entropy = self._pooling @ entropy @ self._pooling.T
             observation["entropy"] = entropy[:, None].clamp(0, 1)
         return observation
 
-    def _tokens(self, state: RecurrentState) -> Tensor:
-        """Canvas patches after a LayerNorm: [B, G^2, C]."""
-        # The registers too, because normalising a slice would copy it first.
-        normalized = replace(state, canvas=F.layer_norm(state.canvas, state.canvas.shape[-1:]))
-        return self.rollout.task.model.canvit.canvas_patches(normalized)
-
-    def _reduced_tokens(self, state: RecurrentState) -> Tensor:
-        """The same, averaged over blocks and projected: [B, grid^2, channels]."""
-        size, batch_size = self.rollout.glimpse.canvas_grid_size, len(state.canvas)
+    def _reduced_map(self, episode: Episode) -> Tensor:
+        """The feature map, averaged over blocks and projected: [B, grid^2, channels]."""
+        size, batch_size = self.rollout.glimpse.canvas_grid_size, episode.batch_size
         # On a CPU scene by scene, because one normalised canvas stays in the cache.
-        at_once = 1 if state.canvas.device.type == "cpu" else batch_size
+        at_once = 1 if episode.device.type == "cpu" else batch_size
         blocks = []
         for first in range(0, batch_size, at_once):
-            tokens = self._tokens(state[first : first + at_once])
+            some = episode.state[first : first + at_once]
+            tokens = self.rollout.task.model.feature_map(some)
             rows = self._pooling @ tokens.unflatten(1, (size, size)).flatten(2)
             cells = self._pooling @ rows.unflatten(2, (size, -1))
             blocks.append(cells.flatten(1, 2) @ self._projection)

@@ -109,13 +109,16 @@ class ImageNetOptions(FolderOptions, total=False):
     upright: bool
 
 
-class SegmentationOptions(EnvOptions, total=False):
-    """label_size_px: side at which masks and logits are compared."""
+class PlacesOptions(EnvOptions, total=False):
+    """Those of ids where something is said of every place.
+
+    label_size_px: side at which that is compared with the truth.
+    """
 
     label_size_px: int
 
 
-class ADE20KOptions(FolderOptions, SegmentationOptions, total=False):
+class ADE20KOptions(FolderOptions, PlacesOptions, total=False):
     """fit: "squish" or "crop", how a picture becomes square."""
 
     fit: Literal["squish", "crop"]

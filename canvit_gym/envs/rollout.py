@@ -16,10 +16,10 @@ from torch import Tensor
 from canvit_gym.ambient import plain_torch
 from canvit_gym.errors import require_choice, require_int
 from canvit_gym.geometry import GlimpseSpec, Viewpoint, check_inside, sample_at_viewpoint
-from canvit_gym.model.canvit import RecurrentState
+from canvit_gym.model.recurrent import State
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.base import Scene
-from canvit_gym.tasks.base import Task
+from canvit_gym.tasks.base import Task, require_task
 
 InitialGlimpse = Literal["full_scene"] | None
 Precision = Literal["float32", "bfloat16"]
@@ -54,7 +54,7 @@ class Episode:
     scenes: tuple[Scene, ...]
     pictures: Tensor
     targets: Tensor
-    state: RecurrentState
+    state: State
     history: Tensor
     glimpses: Tensor
     looks: Tensor
@@ -160,6 +160,7 @@ class Rollout:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
+        require_task(self.task)
         object.__setattr__(self, "budget", require_budget(self.budget))
         if self.initial_glimpse is not None:
             require_choice("initial_glimpse", self.initial_glimpse, ("full_scene",))
@@ -245,7 +246,7 @@ class Rollout:
         return stopped.put(going, looked)
 
     @plain_torch
-    def first_state(self, episode: Episode) -> RecurrentState:
+    def first_state(self, episode: Episode) -> State:
         """The state after the first glimpse of each episode, or the blank one where none has a
         glimpse; computed again, which costs a glimpse."""
         blank = self.task.model.init_state(
@@ -286,20 +287,19 @@ class Rollout:
     def _take_in(
         self,
         pictures: Tensor,
-        state: RecurrentState,
+        state: State,
         viewpoint: Viewpoint,
         *,
         consume_state: bool = False,
-    ) -> RecurrentState:
+    ) -> State:
         glimpse = self._sample(pictures, viewpoint)
         half = self.precision == "bfloat16"
         with torch.autocast(glimpse.device.type, torch.bfloat16, enabled=half):
-            output = self.task.model.canvit(
+            return self.task.model.take_in(
                 glimpse=glimpse, state=state, viewpoint=viewpoint, consume_state=consume_state
             )
-        return output.state
 
-    def _reading(self, state: RecurrentState, targets: Tensor) -> dict[str, Any]:
+    def _reading(self, state: State, targets: Tensor) -> dict[str, Any]:
         """The fields of an episode that the task fills."""
         belief = self.task.belief(state)
         verdict = self.task.judge(belief, targets)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canvit_gym.geometry import Viewpoint, grid_centers, grid_in_scene
@@ -119,6 +120,17 @@ class Core(nn.Module):
     def canvas_patches(self, state: RecurrentState) -> Tensor:
         """The raw canvas without its registers: [B, G^2, C]. Normalise before use."""
         return state.canvas[:, self.config.num_canvas_registers :]
+
+    def feature_map(self, state: RecurrentState) -> Tensor:
+        """Canvas patches after a LayerNorm: float32 [B, G^2, C]."""
+        # The registers too, because normalising a slice would copy it first.
+        normalized = F.layer_norm(state.canvas, state.canvas.shape[-1:])
+        return normalized[:, self.config.num_canvas_registers :]
+
+    def feature_vector(self, state: RecurrentState) -> Tensor:
+        """The recurrent CLS after a LayerNorm: float32 [B, D]."""
+        cls = state.recurrent_cls[:, 0].float()
+        return F.layer_norm(cls, cls.shape[-1:])
 
     def forward(
         self,

@@ -35,13 +35,18 @@ from canvit_gym.hub import HUB_ROOT, download, upload
 from canvit_gym.model.legacy import is_legacy, upgrade_config, upgrade_tensors
 
 ORGANIZATION = "canvit"
-EMBEDDED = {"mini": "mini", "mini-seg-probe": "mini_seg_probe", MINI_IN1K: "mini_in1k"}
-"""Checkpoints that the package itself brings: their directories in `assets`, by name."""
 
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 _VARIANCES = ("running_var", "standardizer.var")
 _MAX_SIZE = 2**20
 """Largest number in a config, far above any model's."""
+
+_ASSETS = Path(str(resources.files("canvit_gym") / "assets"))
+EMBEDDED = {
+    path.parent.name.replace("_", "-"): path.parent for path in _ASSETS.glob(f"*/{_CONFIG}")
+}
+"""Checkpoints that the package itself brings: their directories, by name. "mini-seg-probe" is that
+of `assets/mini_seg_probe`."""
 
 _HUB_NAME = re.compile(r"(?P<repo>(\w[\w.-]*/)?\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 
@@ -93,10 +98,7 @@ def resolve_checkpoint(name: str | Path) -> Path:
     """
     # Before any directory, so that "mini" is the same model wherever it is asked for.
     if isinstance(name, str) and name in EMBEDDED:
-        embedded = Path(str(resources.files("canvit_gym") / "assets" / EMBEDDED[name]))
-        if not embedded.is_dir():
-            raise _not_found(name, "this installation of canvit-gym does not bring it")
-        return embedded
+        return EMBEDDED[name]
     path = Path(name).expanduser()
     if path.is_dir():
         return path

@@ -39,6 +39,6 @@ def classification_flops(config: CanViTConfig, *, num_classes: int) -> int:
     return 2 * config.backbone.dim * num_classes
 
 
-def segmentation_flops(config: CanViTConfig, *, canvas_grid: int, num_classes: int) -> int:
-    """FLOPs of reading class logits off every canvas cell of one scene: the probe."""
-    return 2 * canvas_grid**2 * config.canvas_dim * num_classes
+def probe_flops(config: CanViTConfig, *, canvas_grid: int, outputs: int) -> int:
+    """FLOPs of a probe that reads so many numbers off every canvas cell of one scene."""
+    return 2 * canvas_grid**2 * config.canvas_dim * outputs

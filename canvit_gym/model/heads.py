@@ -18,6 +18,7 @@ from canvit_gym.geometry import Viewpoint
 from canvit_gym.model.canvit import CanViT, CanViTOutput, Core, RecurrentState
 from canvit_gym.model.checkpoints import Checkpointed, load_probe
 from canvit_gym.model.config import CanViTConfig
+from canvit_gym.model.flops import classification_flops, glimpse_flops
 
 _STANDARDIZER_EPS = 1e-6
 
@@ -74,13 +75,56 @@ class Standardizer(nn.Module):
             )
 
 
-class CanViTWithHead(Checkpointed):
+class HasCore(nn.Module):
+    """A model that stands on a core, through which it is a `model.recurrent.RecurrentModel`."""
+
+    canvit: Core
+
+    @property
+    def map_dim(self) -> int:
+        return self.canvit.config.canvas_dim
+
+    @property
+    def vector_dim(self) -> int:
+        return self.canvit.config.backbone.dim
+
+    def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
+        """The state before the first glimpse."""
+        return self.canvit.init_state(batch_size=batch_size, canvas_grid_size=canvas_grid_size)
+
+    def take_in(
+        self,
+        *,
+        glimpse: Tensor,
+        state: RecurrentState,
+        viewpoint: Viewpoint,
+        consume_state: bool = False,
+    ) -> RecurrentState:
+        """The state after one glimpse, as `Core.forward` says."""
+        return self.canvit(
+            glimpse=glimpse, state=state, viewpoint=viewpoint, consume_state=consume_state
+        ).state
+
+    def feature_map(self, state: RecurrentState) -> Tensor:
+        """Canvas patches after a LayerNorm: float32 [B, G^2, C]."""
+        return self.canvit.feature_map(state)
+
+    def feature_vector(self, state: RecurrentState) -> Tensor:
+        """The recurrent CLS after a LayerNorm: float32 [B, D]."""
+        return self.canvit.feature_vector(state)
+
+    def glimpse_flops(self, *, glimpse_size_px: int, canvas_grid_size: int) -> int:
+        """FLOPs of one forward for one scene, without the head."""
+        config = self.canvit.config
+        patches = glimpse_size_px // config.backbone.patch_size_px
+        return glimpse_flops(config, glimpse_grid=patches, canvas_grid=canvas_grid_size)
+
+
+class CanViTWithHead(HasCore, Checkpointed):
     """The base of task models: a core, and checkpoints.
 
     config_fields: `canvit_config`, then attributes of the same name, all positive integers.
     """
-
-    canvit: Core
 
     @classmethod
     def arguments_from(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,9 +136,6 @@ class CanViTWithHead(Checkpointed):
     def config_values(self) -> dict[str, Any]:
         sizes = {field: getattr(self, field) for field in self.config_fields[1:]}
         return {"canvit_config": asdict(self.canvit.config), **sizes}
-
-    def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
-        return self.canvit.init_state(batch_size=batch_size, canvas_grid_size=canvas_grid_size)
 
 
 class CanViTForPretraining(CanViTWithHead):
@@ -141,6 +182,10 @@ class CanViTForImageClassification(CanViTWithHead):
         self.n_classes = n_classes
         self.canvit: Core = CanViT(canvit_config)
         self.readout = Readout(in_dim=canvit_config.backbone.dim, out_dim=n_classes)
+
+    def readout_flops(self, *, canvas_grid_size: int) -> int:
+        """FLOPs of the logits of one scene."""
+        return classification_flops(self.canvit.config, num_classes=self.n_classes)
 
     def logits(self, state: RecurrentState) -> Tensor:
         """Class logits float32 [B, n_classes]."""

@@ -1,124 +1,43 @@
-"""CanViT with a segmentation probe: class logits for every cell of the canvas.
-
-Backbone and probe are two checkpoints, as published; there is none of the two together.
-"""
+"""CanViT with a segmentation probe: class logits for every cell of the canvas."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Self
-
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from canvit_gym.geometry import Viewpoint
-from canvit_gym.model.canvit import Core, RecurrentState
-from canvit_gym.model.checkpoints import Checkpointed, load_model
-from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretraining
+from canvit_gym.model.canvas_probe import CanvasProbe, CanViTWithProbe
+from canvit_gym.model.canvit import RecurrentState
 
 
-class SegmentationProbe(Checkpointed):
-    """Linear probe of spatial features: LayerNorm, channel dropout, BatchNorm, 1 x 1 convolution.
+class SegmentationProbe(CanvasProbe):
+    """A probe that says which of `num_classes` classes each place shows.
 
-    dropout is a probability in [0, 1). use_ln=False is for features that are normalised already;
-    the raw canvas is not. State-dict keys are the published ones, the same in 0.1 and 0.2. Raises
-    ValueError where an argument is of another type or out of range.
+    State-dict keys are the published ones, the same in 0.1 and 0.2. Raises ValueError where an
+    argument is of another type or out of range.
     """
 
     config_fields = ("embed_dim", "num_classes", "dropout", "use_ln")
 
     def __init__(self, *, embed_dim: int, num_classes: int, dropout: float, use_ln: bool) -> None:
-        super().__init__()
-        for name, value in (("embed_dim", embed_dim), ("num_classes", num_classes)):
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; give a positive integer.")
-        if type(dropout) not in (int, float) or not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout!r}; give a number from 0 to below 1.")
-        if type(use_ln) is not bool:
-            raise ValueError(f"use_ln is {use_ln!r}; give true or false.")
-        self.embed_dim, self.num_classes = embed_dim, num_classes
-        self.use_ln = use_ln
-        self.ln: nn.Module = nn.LayerNorm(embed_dim) if use_ln else nn.Identity()
-        self.drop = nn.Dropout2d(dropout)
-        self.bn = nn.BatchNorm2d(embed_dim)
-        self.conv = nn.Conv2d(embed_dim, num_classes, kernel_size=1)
-        # A normal distribution: its truncation at 2 is too far away to matter, and on the meta
-        # device `normal_` spends seconds importing the compiler.
-        nn.init.trunc_normal_(self.conv.weight, std=0.01)
-        assert self.conv.bias is not None
-        nn.init.zeros_(self.conv.bias)
-
-    @property
-    def dropout(self) -> float:
-        return self.drop.p
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Logits float32 [B, num_classes, H, W] of features [B, H, W, embed_dim].
-
-        Raises ValueError where the features have another shape.
-        """
-        if features.ndim != 4 or features.shape[-1] != self.embed_dim:
-            raise ValueError(
-                f"The features have shape {list(features.shape)}; give "
-                f"[batch, height, width, {self.embed_dim}]."
-            )
-        with torch.autocast(features.device.type, enabled=False):
-            channels_first = self.ln(features.float()).permute(0, 3, 1, 2)
-            return self.conv(self.bn(self.drop(channels_first)))
+        if type(num_classes) is not int or num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes!r}; give a positive integer.")
+        super().__init__(embed_dim=embed_dim, outputs=num_classes, dropout=dropout, use_ln=use_ln)
+        self.num_classes = num_classes
 
 
-class CanViTForSemanticSegmentation(nn.Module):
-    """A core and a probe of its canvas, both kept as they are (shared, in their own modes).
+class CanViTForSemanticSegmentation(CanViTWithProbe[SegmentationProbe]):
+    """A core and a segmentation probe of its canvas."""
 
-    Has no `from_pretrained`: use `from_pretrained_with_probe`, and save a trained probe by itself.
-    Raises ValueError where the probe reads another width than the canvas has.
-    """
-
-    def __init__(self, *, canvit: Core, probe: SegmentationProbe) -> None:
-        super().__init__()
-        _require_same_width(canvit, probe, backbone_name="this CanViT", probe_name="The probe")
-        self.canvit, self.probe = canvit, probe
-        self.training = canvit.training or probe.training  # nn.Module begins with True
-
-    @classmethod
-    def from_pretrained_with_probe(
-        cls,
-        backbone_name: str | Path,
-        probe_name: str | Path,
-        *,
-        device: torch.device | str = "cpu",
-    ) -> Self:
-        """The core of a checkpoint and a probe of its canvas, in eval mode.
-
-        The backbone is a CanViTForPretraining or a CanViTForImageClassification, whose heads are
-        left out. Raises CheckpointNotFound, InvalidCheckpoint, or ValueError where their widths
-        disagree.
-        """
-        backbone = load_model(
-            (CanViTForPretraining, CanViTForImageClassification), backbone_name, device=device
-        )
-        probe = SegmentationProbe.from_pretrained(probe_name, device=device)
-        _require_same_width(
-            backbone.canvit,
-            probe,
-            backbone_name=repr(str(backbone_name)),
-            probe_name=f"The probe {str(probe_name)!r}",
-        )
-        return cls(canvit=backbone.canvit, probe=probe)
+    probe_class = SegmentationProbe
 
     @property
     def num_classes(self) -> int:
         return self.probe.num_classes
 
-    def init_state(self, *, batch_size: int, canvas_grid_size: int) -> RecurrentState:
-        return self.canvit.init_state(batch_size=batch_size, canvas_grid_size=canvas_grid_size)
-
     def logits(self, state: RecurrentState) -> Tensor:
         """Class logits of every canvas cell, float32 [B, num_classes, G, G]."""
-        grid_size = self.canvit.canvas_grid_size(state)
-        patches = self.canvit.canvas_patches(state)
-        return self.probe(patches.unflatten(1, (grid_size, grid_size)))
+        return self.read_canvas(state)
 
     def forward(
         self, *, glimpse: Tensor, state: RecurrentState, viewpoint: Viewpoint
@@ -139,15 +58,3 @@ class CanViTForSemanticSegmentation(nn.Module):
         logits, state = self(glimpse=glimpse, state=state, viewpoint=viewpoint)
         upsampled = F.interpolate(logits, size=target_size, mode="bilinear", align_corners=False)
         return upsampled, state
-
-
-def _require_same_width(
-    canvit: Core, probe: SegmentationProbe, *, backbone_name: str, probe_name: str
-) -> None:
-    canvas_dim = canvit.config.canvas_dim
-    if probe.embed_dim != canvas_dim:
-        raise ValueError(
-            f"{probe_name} reads features of width {probe.embed_dim}, but the canvas of "
-            f"{backbone_name} has width {canvas_dim}; choose a probe that was trained on the "
-            "canvas of this backbone."
-        )

@@ -59,9 +59,10 @@ class EmojiScenes:
     ground and "fragment", so an animal's label is also its mask value.
 
     With `depth` scenes have `Scene.depth`, too; nothing else about them changes. The ground is a
-    plane on which fragments lie flat and objects stand upright: the lower in the picture, the
-    nearer, and an object is as far away all over as the ground at its foot, so that it is nearer
-    than what it hides. Relative: 1 at the lowest row, 4 at the highest.
+    tilted plane, on which fragments lie flat, and objects hang before it, upright and each as far
+    away as its size says: the real one (`FROM_SMALL_TO_LARGE`) over that in the picture. So who
+    knows what a thing is knows how far away it is. Relative: the ground from 5 at the lowest row to
+    10 at the highest, objects nearer than that.
     """
 
     size_px: int = SIZE_PX
@@ -89,6 +90,21 @@ class EmojiScenes:
         return f"EmojiScenes(split={self.split!r}{', depth=True' if self.depth else ''})"
 
 
+EMOJI = "emoji"
+"""The name of these scenes where scenes are named; any other name is that of a folder."""
+
+
+def open_emoji(name: str, *, split: str, size_px: int, depth: bool = False) -> EmojiScenes | None:
+    """Generated scenes where `name` is theirs, else None; raises ValueError for another size."""
+    if name != EMOJI:
+        return None
+    if size_px != SIZE_PX:
+        raise ValueError(
+            f"scene_size_px is {size_px}, but generated scenes have {SIZE_PX} px; give that."
+        )
+    return EmojiScenes(split=split, depth=depth)  # type: ignore[arg-type]  # it checks the name
+
+
 def draw_scene(*, split: Split, index: int, depth: bool = False) -> Scene:
     # Python's generator: seeding and single draws are several times faster than numpy's. Seeded
     # with a text, which it hashes: small whole numbers of different lengths can collide.
@@ -109,25 +125,43 @@ def draw_scene(*, split: Split, index: int, depth: bool = False) -> Scene:
     )
 
 
-_FARTHEST = 4.0
+FROM_SMALL_TO_LARGE = (
+    "strawberry", "mushroom", "frog", "bird", "tomato", "apple", "bell", "camera", "cheese",
+    "hamburger", "carrot", "banana", "corn", "football", "bread", "owl", "watermelon", "pizza",
+    "gift", "chicken", "cat", "shirt", "monkey", "fox", "penguin", "dog", "guitar", "wolf", "pig",
+    "bicycle", "panda", "lion", "tiger", "bear", "cow", "car", "sailboat", "bus", "house", "rocket",
+)  # fmt: skip
+"""Animals and objects as large as in the world, roughly, each by the same factor larger than the
+one before, the last one three times as large as the first."""
+
+_LARGEST, _NEAR_PX = 3.0, 16  # the smallest thing, seen at so many pixels, is at depth 1
+_NEAREST_GROUND, _FARTHEST_GROUND = 5.0, 10.0
+
+
+@cache
+def _real_sizes() -> np.ndarray:
+    """float64 [animals and objects]: of each class, 1 to _LARGEST."""
+    sizes = np.geomspace(1, _LARGEST, len(FROM_SMALL_TO_LARGE))
+    by_name = dict(zip(FROM_SMALL_TO_LARGE, sizes, strict=True))
+    return np.array([by_name[name] for name in MASK_CLASS_NAMES[:FIRST_STUFF]])
 
 
 @cache
 def _ground_depth() -> np.ndarray:
-    """float32 [SIZE_PX]: the depth of each row of a plane, which falls as 1 / rows below the
-    horizon; from _FARTHEST to 1."""
-    horizon = (SIZE_PX - 1) / (_FARTHEST - 1)  # rows above the highest one
-    return ((horizon + SIZE_PX - 1) / (horizon + np.arange(SIZE_PX))).astype(np.float32)
+    """float32 [SIZE_PX]: the depth of each row of a plane, whose inverse is linear in the row."""
+    inverse = np.linspace(1 / _FARTHEST_GROUND, 1 / _NEAREST_GROUND, SIZE_PX)
+    return (1 / inverse).astype(np.float32)
 
 
 def _depth(mask: np.ndarray, objects: tuple[SceneObject, ...]) -> np.ndarray:
-    """float32 [SIZE_PX, SIZE_PX] of a drawn scene: objects stand where their lowest row is."""
-    ground = _ground_depth()
-    depth = np.repeat(ground[:, None], SIZE_PX, axis=1)
+    """float32 [SIZE_PX, SIZE_PX] of a drawn scene."""
+    depth = np.repeat(_ground_depth()[:, None], SIZE_PX, axis=1)
     for thing in objects:
         box = slice(thing.box.top, thing.box.bottom), slice(thing.box.left, thing.box.right)
+        side = max(thing.box.bottom - thing.box.top, thing.box.right - thing.box.left)
         # Boxes of objects do not overlap, and nothing else has their classes.
-        depth[box][mask[box] == thing.class_id] = ground[thing.box.bottom - 1]
+        where = mask[box] == thing.class_id
+        depth[box][where] = _real_sizes()[thing.class_id] * _NEAR_PX / side
     return depth
 
 

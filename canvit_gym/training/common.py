@@ -120,17 +120,27 @@ class EpochOrder:
         )
 
 
+def values_at(maps: Tensor, positions: Tensor) -> Tensor:
+    """Values under scene positions: [B, H, W], float32 [B, N, 2] -> [B, N]."""
+    size = maps.shape[-1]
+    rows, cols = ((positions + 1) * (size / 2)).long().clamp(0, size - 1).unbind(-1)
+    return maps.flatten(1).gather(1, rows * size + cols)
+
+
 def mask_at(masks: Tensor, positions: Tensor) -> Tensor:
     """Class under scene positions: uint8 [B, H, W], float32 [B, N, 2] -> int64 [B, N]."""
-    size = masks.shape[-1]
-    rows, cols = ((positions + 1) * (size / 2)).long().clamp(0, size - 1).unbind(-1)
-    return masks.flatten(1).gather(1, rows * size + cols).long()
+    return values_at(masks, positions).long()
 
 
-def grid_labels(masks: Tensor, grid_size: int) -> Tensor:
-    """The class at the middle of each canvas cell: uint8 [B, S, S] -> int64 [B, G, G].
+def grid_values(maps: Tensor, grid_size: int) -> Tensor:
+    """The value at the middle of each canvas cell: [B, S, S] -> [B, G, G].
 
     So does the task where it judges cells; the published trainer took each one's top left pixel.
     """
-    positions = grid_centers(grid_size, device=masks.device).expand(len(masks), -1, -1)
-    return mask_at(masks, positions).unflatten(1, (grid_size, grid_size))
+    positions = grid_centers(grid_size, device=maps.device).expand(len(maps), -1, -1)
+    return values_at(maps, positions).unflatten(1, (grid_size, grid_size))
+
+
+def grid_labels(masks: Tensor, grid_size: int) -> Tensor:
+    """The class at the middle of each canvas cell: uint8 [B, S, S] -> int64 [B, G, G]."""
+    return grid_values(masks, grid_size).long()

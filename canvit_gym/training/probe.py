@@ -1,10 +1,10 @@
-"""Train a segmentation probe on a frozen CanViT: `python -m canvit_gym.training.probe train`.
+"""Train a probe of a frozen CanViT's canvas: `python -m canvit_gym.training.probe train`.
 
-A probe reads classes from the canvas. Whatever the backbone (flagship, mini, a directory), each
-step shows it fresh random rollouts and fits the probe to the canvas after every glimpse: the recipe
-of the published probes, or one that is made to fit the mini.
+A probe reads classes, or depths, from the canvas. Whatever the backbone (flagship, mini, a
+directory), each step shows it fresh random rollouts and fits the probe to the canvas after every
+glimpse: the recipe of the published probes, or one that is made to fit the mini.
 Scenes are those that backbones and probes train on, policies never: the "backbone" split of
-EmojiScenes, or the training pictures of an ADE20K folder. The probe of the best validation is kept.
+EmojiScenes, or the training pictures of a folder. The probe of the best validation is kept.
 
 A run saves as it goes and continues where it stopped; scenes, augmentation, viewpoints and dropout
 are functions of (seed, step), so a continued run sees what an unbroken one would have seen.
@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -39,21 +38,23 @@ from canvit_gym.geometry import (
     random_viewpoint,
     sample_at_viewpoint,
 )
+from canvit_gym.model.canvas_probe import CanvasProbe
 from canvit_gym.model.canvit import Core
 from canvit_gym.model.checkpoints import checkpoint_sha256, load_model
 from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretraining
-from canvit_gym.model.segmentation import CanViTForSemanticSegmentation, SegmentationProbe
 from canvit_gym.preprocess import IMAGENET_MEAN, decode, normalize, open_picture, to_rgb
 from canvit_gym.scenes.ade20k import ADE20KScenes
 from canvit_gym.scenes.base import IGNORE, Scene, Scenes
-from canvit_gym.scenes.emoji import EmojiScenes
-from canvit_gym.tasks.segmentation import Segmentation
-from canvit_gym.training.common import EpochOrder, generator_for, grid_labels, seed_for
+from canvit_gym.scenes.emoji import EMOJI, EmojiScenes
+from canvit_gym.tasks.depth.probing import DepthProbing
+from canvit_gym.tasks.probing import Probing
+from canvit_gym.tasks.segmentation.probing import SegmentationProbing
+from canvit_gym.training.common import EpochOrder, generator_for, grid_values, seed_for
 from canvit_gym.training.loop import Figures, Finished, Loop, Pace
 from canvit_gym.training.schedules import half_cosine, warmup
 
-EMOJI = "emoji"
-"""The name of the generated scenes; any other name is that of an ADE20K folder."""
+KINDS: dict[str, Probing] = {"segmentation": SegmentationProbing(), "depth": DepthProbing()}
+"""The tasks that probes are trained for, by name."""
 
 SAVE_EVERY = 100
 """Steps between snapshots of a run."""
@@ -74,6 +75,8 @@ class ProbeTraining:
     differs from them, the field says so. Raises ValueError where a number makes no sense.
     """
 
+    task: str = "segmentation"
+    """One of KINDS: what the probe reads."""
     steps: int = 40_000
     scenes_per_step: int = 16
     num_glimpses: int = 10
@@ -104,6 +107,7 @@ class ProbeTraining:
 
     def __post_init__(self) -> None:
         require_choice("precision", self.precision, get_args(Precision))
+        require_choice("task", self.task, KINDS)
         positive = (
             "steps", "scenes_per_step", "num_glimpses", "scene_size_px", "glimpse_size_px",
             "canvas_grid_size", "label_size_px", "validate_every", "validation_scenes",
@@ -119,6 +123,10 @@ class ProbeTraining:
                 f"warmup_steps is {self.warmup_steps} and steps {self.steps}; give 0 or more, and "
                 "fewer than steps."
             )
+
+    @property
+    def kind(self) -> Probing:
+        return KINDS[self.task]
 
     @property
     def glimpse(self) -> GlimpseSpec:
@@ -222,7 +230,7 @@ class ProbeScenes(NamedTuple):
 
 
 def training_scenes(name: str, run: ProbeTraining) -> ProbeScenes:
-    """The scenes of a run, by name: "emoji", or an ADE20K folder.
+    """The scenes of a run, by name: "emoji", or a folder.
 
     Generated scenes are fresh in every step and need no augmentation.
     """
@@ -244,8 +252,11 @@ def training_scenes(name: str, run: ProbeTraining) -> ProbeScenes:
     order = torch.randperm(
         len(plain), generator=generator_for("held out", seed=run.seed, step=0)
     ).tolist()
+    training = plain
+    if isinstance(plain, ADE20KScenes):
+        training = AugmentedADE20K(name, size_px=run.scene_size_px)
     return ProbeScenes(
-        training=AugmentedADE20K(name, size_px=run.scene_size_px),
+        training=training,
         training_indices=order[run.validation_scenes :],
         validation=plain,
         validation_indices=order[: run.validation_scenes],
@@ -254,19 +265,12 @@ def training_scenes(name: str, run: ProbeTraining) -> ProbeScenes:
 
 def open_scenes(name: str, *, split: str, run: ProbeTraining) -> Scenes:
     """Scenes as they are judged, by name; ValueError or OSError where there are none."""
-    if name != EMOJI:
-        return ADE20KScenes(name, split=split, size_px=run.scene_size_px)  # type: ignore[arg-type]
-    if run.scene_size_px != EmojiScenes.size_px:
-        raise ValueError(
-            f"scene_size_px is {run.scene_size_px}, but generated scenes have "
-            f"{EmojiScenes.size_px} px; give that."
-        )
-    return EmojiScenes(split=split)  # type: ignore[arg-type]
+    return run.kind.open_scenes(name, split=split, size_px=run.scene_size_px)
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch i of a run: pictures uint8 [B, S, S, 3] and masks uint8 [B, S, S]; epoch after epoch,
-    each in another order."""
+    """Batch i of a run: pictures uint8 [B, S, S, 3] and the truth about them [B, S, S]; epoch after
+    epoch, each in another order."""
 
     def __init__(self, scenes: ProbeScenes, run: ProbeTraining) -> None:
         self.scenes, self.indices, self.run = scenes.training, scenes.training_indices, run
@@ -279,9 +283,9 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for("augmentation", seed=self.run.seed, step=step))
             batch = [self.scenes[index] for index in self._indices(step)]
-        masks = [scene.mask for scene in batch if scene.mask is not None]
+        labels = np.stack([self.run.kind.labels(scene) for scene in batch])
         pictures = np.stack([scene.picture for scene in batch])
-        return torch.from_numpy(pictures), torch.from_numpy(np.stack(masks))
+        return torch.from_numpy(pictures), torch.from_numpy(labels)
 
     def _indices(self, step: int) -> list[int]:
         places = self.order.indices(step, self.run.scenes_per_step)
@@ -329,13 +333,11 @@ def canvases(
     return torch.stack(features).unflatten(2, (run.canvas_grid_size, run.canvas_grid_size))
 
 
-def probe_loss(probe: SegmentationProbe, features: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of [T, B, G, G, C] against [B, G, G], averaged over all that is not ignored."""
+def probe_loss(probe: CanvasProbe, features: Tensor, labels: Tensor, *, kind: Probing) -> Tensor:
+    """The loss of [T, B, G, G, C] against [B, G, G], averaged over all that is known."""
     # All glimpses in one batch, because one set of BatchNorm statistics serves them afterwards.
-    logits = probe(features.flatten(0, 1))
-    labels = labels.repeat(len(features), 1, 1)
-    total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-    return total / (labels != IGNORE).sum().clamp(min=1)  # a batch may have no labels at all
+    read = probe(features.flatten(0, 1))
+    return kind.loss(read, labels.repeat(len(features), 1, 1), probe=probe)
 
 
 def learning_rate_factor(step: int, run: ProbeTraining) -> float:
@@ -348,7 +350,6 @@ def learning_rate_factor(step: int, run: ProbeTraining) -> float:
 class ProbeObjective:
     """Objective of `loop.Loop`: see `ProbeTraining`."""
 
-    headline: str | None = "miou"
     clip_norm: float | None = None
     clipped: Sequence[Tensor] = ()
 
@@ -359,35 +360,35 @@ class ProbeObjective:
         say about its making."""
         self.run, self.canvit, self.source, self.record = run, canvit, source, record
         self.device = next(canvit.parameters()).device
-        names = source.training.mask_class_names
-        self.model = SegmentationProbe(
+        self.model = run.kind.new_probe(
             embed_dim=canvit.config.canvas_dim,
-            num_classes=len(names),
             dropout=run.dropout,
-            use_ln=True,
+            scenes=source.training,
+            indices=source.training_indices,
         ).to(self.device)
         adam = torch.optim.AdamW(self.model.parameters(), lr=run.lr, weight_decay=run.weight_decay)
         self.optimizers: dict[str, torch.optim.Optimizer] = {"adam": adam}
-        self.rollout = make_rollout(canvit, self.model, class_names=names, run=run)
+        self.rollout = make_rollout(canvit, self.model, scenes=source.validation, run=run)
+        self.headline: str | None = self.rollout.task.metrics[0].name
 
     def learning_rate_factor(self, step: int) -> float:
         return learning_rate_factor(step, self.run)
 
     def backward(self, batch: tuple[Tensor, Tensor], *, step: int) -> dict[str, Tensor]:
         run = self.run
-        pictures, masks = (x.to(self.device, non_blocking=True) for x in batch)
+        pictures, labels = (x.to(self.device, non_blocking=True) for x in batch)
         # The global one, for dropout too.
         generator = torch.manual_seed(seed_for("viewpoints", seed=run.seed, step=step))
         viewpoints = [v.to(self.device) for v in draw_viewpoints(run, generator=generator)]
         features = canvases(self.canvit, pictures=pictures, viewpoints=viewpoints, run=run)
-        labels = grid_labels(masks, run.canvas_grid_size)
+        at_cells = grid_values(labels, run.canvas_grid_size)
         # A clone, because autograd does not take tensors of inference mode.
-        loss = probe_loss(self.model, features.clone(), labels)
+        loss = probe_loss(self.model, features.clone(), at_cells, kind=run.kind)
         loss.backward()
         return {"loss": loss.detach()}
 
     def validate(self) -> Figures:
-        return validate(self.rollout, self.source, self.run)
+        return validate(self.rollout, self.model, self.source, self.run)
 
     def save(self, out: Path, finished: Finished) -> None:
         chosen = {
@@ -435,26 +436,22 @@ def load_backbone(name: str, *, device: str) -> Core:
 
 
 def make_rollout(
-    canvit: Core, probe: SegmentationProbe, *, class_names: tuple[str, ...], run: ProbeTraining
+    canvit: Core, probe: CanvasProbe, *, scenes: Scenes, run: ProbeTraining
 ) -> Rollout:
     """Episodes that begin with the full scene, as the environments' do."""
-    task = Segmentation(
-        model=CanViTForSemanticSegmentation(canvit=canvit, probe=probe),
-        class_names=class_names,
-        label_size_px=run.label_size_px,
-    )
+    task = run.kind.task(canvit=canvit, probe=probe, scenes=scenes, label_size_px=run.label_size_px)
     budget = max(run.num_glimpses - 1, _TILES**2)
     return Rollout(task=task, glimpse=run.glimpse, budget=budget, precision=run.precision)
 
 
-def validate(rollout: Rollout, source: ProbeScenes, run: ProbeTraining) -> dict[str, list[float]]:
+def validate(
+    rollout: Rollout, probe: CanvasProbe, source: ProbeScenes, run: ProbeTraining
+) -> dict[str, list[float]]:
     """F-IID figures with the probe in eval mode, on the scenes that it is not trained on."""
-    model = rollout.task.model
-    assert isinstance(model, CanViTForSemanticSegmentation)
-    model.probe.eval()
+    probe.eval()
     viewpoints = random_viewpoints(run)
     figures = measure(rollout, source.validation, source.validation_indices, viewpoints, run)
-    model.probe.train()
+    probe.train()
     return figures
 
 
@@ -465,26 +462,26 @@ def measure(
     viewpoints: Callable[[int], list[Viewpoint]],
     run: ProbeTraining,
 ) -> dict[str, list[float]]:
-    """Figures after the full scene and after each further viewpoint; `viewpoints` gives those of a
-    batch of so many scenes.
-
-    miou: intersections and unions summed over the scenes, divided, averaged over the classes that
-    occur. pixel_accuracy: of all labelled pixels of the compared size (cells, for the mini).
-    """
-    intersection = union = torch.zeros((), dtype=torch.int64)
-    labelled = 0
+    """The task's metrics after the full scene and after each further viewpoint; `viewpoints` gives
+    those of a batch of so many scenes."""
+    metrics = rollout.task.metrics
+    above: dict[str, Any] = {metric.name: 0 for metric in metrics}
+    below = dict(above)
     for start in range(0, len(indices), run.scenes_per_step):
         batch = [scenes[i] for i in indices[start : start + run.scenes_per_step]]
         episodes = [rollout.start(batch)]
         for viewpoint in viewpoints(len(batch)):
             episodes.append(rollout.look(episodes[-1], viewpoint.to(rollout.device)))
-        outcomes = [episode.outcome for episode in episodes]
-        intersection = intersection + torch.stack([o["intersection"].sum(0) for o in outcomes])
-        union = union + torch.stack([o["union"].sum(0) for o in outcomes])
-        labelled += int((episodes[0].targets != IGNORE).sum())
-    iou = (intersection / union.clamp(min=1)).sum(1) / (union > 0).sum(1).clamp(min=1)
-    accuracy = intersection.sum(1) / max(labelled, 1)
-    return {"miou": iou.tolist(), "pixel_accuracy": accuracy.tolist()}
+        for metric in metrics:
+            parts = [metric.parts_of(episode) for episode in episodes]
+            above[metric.name] += torch.stack([values.sum(dim=0) for values, _ in parts])
+            below[metric.name] += torch.stack([counts.sum(dim=0) for _, counts in parts])
+    found = {}
+    for name in above:
+        known = below[name] > 0
+        ratios = above[name] / below[name].where(known, 1)
+        found[name] = (ratios.sum(dim=1) / known.sum(dim=1).clamp(min=1)).tolist()
+    return found
 
 
 def random_viewpoints(run: ProbeTraining) -> Callable[[int], list[Viewpoint]]:
@@ -529,8 +526,8 @@ def evaluate(
     indices = range(min(num_scenes, len(opened)))
     rollout = make_rollout(
         load_backbone(backbone, device=device),
-        SegmentationProbe.from_pretrained(probe, device=device),
-        class_names=opened.mask_class_names,
+        run.kind.load_probe(probe, device=device),
+        scenes=opened,
         run=run,
     )
     everything = measure(rollout, opened, indices, tiles, run)
@@ -544,8 +541,8 @@ def evaluate(
 # -- command line ---------------------------------------------------------------------------------
 
 _EVALUATION_SETTINGS = (
-    "scenes_per_step", "num_glimpses", "scene_size_px", "glimpse_size_px", "canvas_grid_size",
-    "min_scale", "label_size_px", "precision", "seed",
+    "task", "scenes_per_step", "num_glimpses", "scene_size_px", "glimpse_size_px",
+    "canvas_grid_size", "min_scale", "label_size_px", "precision", "seed",
 )  # fmt: skip
 
 
@@ -589,7 +586,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--backbone", required=True, help="official id, directory or embedded name"
         )
-        command.add_argument("--scenes", required=True, help=f"{EMOJI!r}, or an ADE20K folder")
+        command.add_argument("--scenes", required=True, help=f"{EMOJI!r}, or a folder")
         command.add_argument("--device", default="cpu")
         command.add_argument(
             "--preset", choices=tuple(PRESETS), help="by default mini for emoji, else official"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from canvit_agents.judging.evidence import Evidence, Trajectories
+from canvit_gym.tasks.classification import Classification
+from canvit_gym.tasks.segmentation import Segmentation
 
 
 def classified(correct: Any, *, name: str = "a", learned: bool = False, **changes: Any) -> Evidence:
@@ -54,7 +56,11 @@ def segmented(intersection: Any, union: Any, *, name: str = "a", **changes: Any)
         potentials={"log_likelihood": -share, "pixel_accuracy": share, "neg_entropy": -share},
         outcome={key: value.astype(np.int32) for key, value in counts.items()},
     )
-    changes = {"metric": {"name": "mean_iou", "label_size_px": 8}, **changes}
+    changes = {
+        "metric": {"name": "mean_iou", "label_size_px": 8},
+        "metrics": [asdict(metric) for metric in Segmentation.metrics],
+        **changes,
+    }
     changes.setdefault("potential", "log_likelihood")
     return Evidence(settings=settings(name, False, **changes), versions={}, seen=seen)
 
@@ -84,6 +90,8 @@ def settings(name: str, learned: bool, **changes: Any) -> dict[str, Any]:
         "num_glimpses": 2,
         "potential": "log_prob",
         "metric": {"name": "accuracy"},
+        "metrics": [asdict(metric) for metric in Classification.metrics],
+        "confidence": "neg_entropy",
         "candidates": None,
         "backbone": {"name": "mini", "sha256": "0" * 64},
         "precision": "float32",

@@ -12,8 +12,7 @@ import pytest
 import torch
 from PIL import ImageDraw
 
-from canvit_gym.envs import rendering
-from canvit_gym.envs.palette import IGNORED, class_colours, heat, oklab
+from canvit_gym import drawing
 from canvit_gym.envs.rendering import (
     PANEL_PX,
     CanvasColours,
@@ -24,6 +23,7 @@ from canvit_gym.envs.rollout import Episode, Rollout
 from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import MINI_GLIMPSE, Viewpoint
 from canvit_gym.model.segmentation import CanViTForSemanticSegmentation, SegmentationProbe
+from canvit_gym.palette import IGNORED, class_colours, heat, oklab
 from canvit_gym.scenes.base import IGNORE, Scene
 from canvit_gym.scenes.emoji import MASK_CLASS_NAMES, EmojiScenes
 from canvit_gym.tasks.segmentation import Segmentation
@@ -127,7 +127,7 @@ def test_the_box_lies_where_the_glimpse_was(make_rollout: MakeRollout) -> None:
     frame = render_episode(episode, rollout=rollout)
     # Rows (-0.75 .. -0.25) and columns (0 .. 0.5) of the scene, less the dark edge of one pixel.
     for panel in (0, 2):  # scene and canvas
-        box = where(frame, rendering._GLIMPSE, panel=panel)
+        box = where(frame, drawing.GLIMPSE, panel=panel)
         assert box.min(axis=0).tolist() == [33, 129]
         assert box.max(axis=0).tolist() == [94, 190]
 
@@ -160,7 +160,7 @@ def test_the_label_is_marked_even_where_it_is_least_probable(
     episode = rollout.start([black_scene(128)])
     label = int(episode.belief[0].argsort(descending=True)[rank])
     episode = replace(episode, targets=torch.tensor([label]))
-    green = where(render_episode(episode, rollout=rollout), rendering._LABEL, panel=3)
+    green = where(render_episode(episode, rollout=rollout), drawing.MARKED, panel=3)
     row_of_label = min(rank, 5) * 36
     assert len(green) and (green[:, 0] >= row_of_label).all()
     assert (green[:, 0] < row_of_label + 36).all()
@@ -175,12 +175,12 @@ def test_bars_are_as_long_as_the_belief_and_the_budget(make_rollout: MakeRollout
     belief = panel_of(render_episode(episode, rollout=rollout), column=3)
     for i, class_id in enumerate(order[:6].tolist()):
         length = round(float(episode.belief[0, class_id].exp()) * PANEL_PX)
-        colour = rendering._LABEL if i == 1 else rendering._OTHER
+        colour = drawing.MARKED if i == 1 else drawing.OTHER
         bar = belief[i * 36 + 19 : i * 36 + 27]
         assert (bar[:, :length] == colour).all()
-        assert (bar[:, length:] == rendering._EMPTY).all()
-    assert (belief[-8:, :64] == rendering._GLIMPSE).all()  # 1 of 4 glimpses
-    assert (belief[-8:, 64:] == rendering._EMPTY).all()
+        assert (bar[:, length:] == drawing.EMPTY).all()
+    assert (belief[-8:, :64] == drawing.GLIMPSE).all()  # 1 of 4 glimpses
+    assert (belief[-8:, 64:] == drawing.EMPTY).all()
 
 
 def test_pca_colours_are_the_tokens_own() -> None:
@@ -334,9 +334,9 @@ def test_the_legend_names_the_largest_classes_and_their_shares(
         for bars, mask in zip(shares, (decoded, true), strict=True):
             bar, length = bars[i * 36 + 19 : i * 36 + 27], round((mask == value).mean() * 120)
             assert (bar[:, :length] == colour).all()
-            assert (bar[:, length:] == rendering._EMPTY).all()
-    assert (swatches[-8:, :64] == rendering._GLIMPSE).all()
-    assert (swatches[-8:, 64:] == rendering._EMPTY).all()
+            assert (bar[:, length:] == drawing.EMPTY).all()
+    assert (swatches[-8:, :64] == drawing.GLIMPSE).all()
+    assert (swatches[-8:, 64:] == drawing.EMPTY).all()
 
 
 def test_captions_say_how_good_and_how_sure_the_belief_is(

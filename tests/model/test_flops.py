@@ -12,7 +12,7 @@ from canvit_gym.model.flops import (
     attention_flops,
     classification_flops,
     glimpse_flops,
-    segmentation_flops,
+    probe_flops,
 )
 from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.model.segmentation import CanViTForSemanticSegmentation
@@ -59,7 +59,7 @@ def test_flops_of_canvas_attention(grid: int) -> None:
 def test_flops_of_the_ablations(name: str) -> None:
     changes, total = ABLATIONS[name]
     config = CanViTConfig(**changes)
-    probe = segmentation_flops(config, canvas_grid=32, num_classes=150)
+    probe = probe_flops(config, canvas_grid=32, outputs=150)
     assert glimpse_flops(config, glimpse_grid=8, canvas_grid=32) + probe == total
 
 
@@ -73,10 +73,9 @@ def test_flops_of_the_heads_are_those_that_torch_counts(
         return counter.get_total_flops()
 
     named = CanViTForImageClassification.from_pretrained(mini_checkpoint)
-    config = named.canvit.config
-    assert classification_flops(config, num_classes=16) == counted(named)
+    expected = classification_flops(named.canvit.config, num_classes=16)
+    assert expected == named.readout_flops(canvas_grid_size=8) == counted(named)
     labelled = CanViTForSemanticSegmentation.from_pretrained_with_probe(
         mini_checkpoint, emoji_probe
     )
-    expected = segmentation_flops(config, canvas_grid=8, num_classes=labelled.num_classes)
-    assert expected == counted(labelled)
+    assert labelled.readout_flops(canvas_grid_size=8) == counted(labelled)

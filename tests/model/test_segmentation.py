@@ -433,8 +433,9 @@ def test_embedded_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(checkpoints.resources, "files", lambda package: tmp_path / package)
     assets = tmp_path / "canvit_gym" / "assets"
     (assets / "mini").mkdir(parents=True)
+    (assets / "mini" / "config.json").touch()
     assert resolve_checkpoint("mini") == assets / "mini"
-    with pytest.raises(CheckpointNotFound, match="'mini-seg-probe' was not found: this install"):
+    with pytest.raises(CheckpointNotFound, match="'mini-seg-probe' was not found"):
         resolve_checkpoint("mini-seg-probe")
     tensors = published_probe(assets / "mini_seg_probe")
     model = SegmentationProbe.from_pretrained("mini-seg-probe")

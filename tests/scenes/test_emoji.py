@@ -16,6 +16,8 @@ from canvit_gym.scenes.emoji import (
     FIRST_OBJECT,
     FIRST_STUFF,
     FRAGMENT,
+    FROM_SMALL_TO_LARGE,
+    MASK_CLASS_NAMES,
     N_OBJECTS,
     SIZE_PX,
     SPLITS,
@@ -283,22 +285,23 @@ def test_depth_changes_nothing_else() -> None:
             assert (a.name, a.label, a.target, a.objects) == (b.name, b.label, b.target, b.objects)
 
 
-def test_depth_is_of_a_plane_on_which_objects_stand() -> None:
+def test_depth_is_of_a_plane_and_of_objects_before_it_by_their_size() -> None:
+    assert sorted(FROM_SMALL_TO_LARGE) == sorted(MASK_CLASS_NAMES[:FIRST_STUFF])
     for index in range(20):
         scene = EmojiScenes(split="train", depth=True)[index]
         depth, mask = scene.depth, scene.mask
         assert depth is not None and mask is not None
         assert depth.dtype == np.float32 and depth.shape == mask.shape
-        assert depth.min() >= 1 and depth.max() <= 4
         lies = mask >= FIRST_STUFF
         plane = np.array([np.unique(row[flat]) for row, flat in zip(depth, lies, strict=True)])
         assert plane.shape == (len(depth), 1) and (np.diff(plane[:, 0]) < 0).all()
-        np.testing.assert_allclose(plane[[0, -1], 0], [4, 1])
+        np.testing.assert_allclose(plane[[0, -1], 0], [10, 5])
         # The inverse of a plane's depth is linear in the row.
-        np.testing.assert_allclose(np.diff(1 / plane[:, 0]), 0.75 / (len(depth) - 1), rtol=1e-3)
+        np.testing.assert_allclose(np.diff(1 / plane[:, 0]), 0.1 / (len(depth) - 1), rtol=1e-3)
         for thing in scene.objects:
             box = slice(thing.box.top, thing.box.bottom), slice(thing.box.left, thing.box.right)
             own = mask[box] == thing.class_id
-            assert np.unique(depth[box][own]) == plane[thing.box.bottom - 1]
-        hidden = np.broadcast_to(plane, depth.shape)[~lies]
-        assert (depth[~lies] <= hidden).all()  # nearer than the ground that they hide
+            rank = FROM_SMALL_TO_LARGE.index(MASK_CLASS_NAMES[thing.class_id])
+            expected = 3 ** (rank / 39) * 16 / max(own.shape)
+            np.testing.assert_allclose(np.unique(depth[box][own]), expected, rtol=1e-6)
+        assert depth[~lies].max() < 5  # before all of the ground

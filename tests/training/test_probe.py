@@ -119,12 +119,12 @@ def test_a_run_leaves_a_published_probe_with_its_record(unbroken: Path, backbone
     assert set(config) == {*SegmentationProbe.config_fields, "training"}
     record = config["training"]
     assert record["steps"] == 6 and record["backbone"] == backbone and record["scenes"] == "emoji"
-    validations = [line for line in log_of(unbroken) if "miou" in line]
+    validations = [line for line in log_of(unbroken) if "mean_iou" in line]
     assert [line["step"] for line in validations] == [3, 6]
-    best = max(validations, key=lambda line: line["miou"][-1])
+    best = max(validations, key=lambda line: line["mean_iou"][-1])
     assert record["selected_step"] == best["step"]
-    assert record["validation"] == {name: best[name] for name in ("miou", "pixel_accuracy")}
-    assert len(best["miou"]) == RUN.num_glimpses
+    assert record["validation"] == {name: best[name] for name in ("mean_iou", "pixel_accuracy")}
+    assert len(best["mean_iou"]) == RUN.num_glimpses
 
 
 def test_steps_are_those_that_made_the_shipped_probe(unbroken: Path, backbone: str) -> None:
@@ -154,8 +154,8 @@ def test_steps_are_those_that_made_the_shipped_probe(unbroken: Path, backbone: s
 def test_the_loss_falls(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses: list[float] = []
 
-    def spied(*args: Any) -> Tensor:
-        loss = probe_loss(*args)
+    def spied(*args: Any, **kwargs: Any) -> Tensor:
+        loss = probe_loss(*args, **kwargs)
         losses.append(float(loss.detach()))
         return loss
 
@@ -225,9 +225,9 @@ def test_validation_changes_nothing_in_the_probe(backbone: str) -> None:
     head = new_probe()
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     source = training_scenes("emoji", RUN)
-    names = source.training.mask_class_names
-    rollout = make_rollout(load_backbone(backbone, device="cpu"), head, class_names=names, run=RUN)
-    assert validate(rollout, source, RUN) == validate(rollout, source, RUN)
+    canvit = load_backbone(backbone, device="cpu")
+    rollout = make_rollout(canvit, head, scenes=source.validation, run=RUN)
+    assert validate(rollout, head, source, RUN) == validate(rollout, head, source, RUN)
     assert head.training
     for name, tensor in head.state_dict().items():  # BatchNorm's statistics are among them
         assert torch.equal(tensor, before[name]), name
@@ -247,9 +247,9 @@ def test_ignored_cells_do_not_count() -> None:
     labels = torch.randint(47, (2, 4, 4), generator=torch.Generator().manual_seed(0))
     head = new_probe().eval()
     labels[0] = IGNORE
-    half = probe_loss(head, features, labels)
-    torch.testing.assert_close(half, probe_loss(head, features[:, 1:], labels[1:]))
-    loss = probe_loss(head, features, torch.full_like(labels, IGNORE))
+    half = probe_loss(head, features, labels, kind=RUN.kind)
+    torch.testing.assert_close(half, probe_loss(head, features[:, 1:], labels[1:], kind=RUN.kind))
+    loss = probe_loss(head, features, torch.full_like(labels, IGNORE), kind=RUN.kind)
     loss.backward()
     assert float(loss.detach()) == 0 and head.conv.weight.grad is not None
     assert not head.conv.weight.grad.any()
@@ -259,8 +259,10 @@ def test_the_loss_is_the_mean_over_glimpses() -> None:
     features = torch.randn(3, 2, 4, 4, 16, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(47, (2, 4, 4), generator=torch.Generator().manual_seed(0))
     head = new_probe().eval()
-    each = [probe_loss(head, glimpse[None], labels) for glimpse in features]
-    torch.testing.assert_close(probe_loss(head, features, labels), torch.stack(each).mean())
+    each = [probe_loss(head, glimpse[None], labels, kind=RUN.kind) for glimpse in features]
+    torch.testing.assert_close(
+        probe_loss(head, features, labels, kind=RUN.kind), torch.stack(each).mean()
+    )
 
 
 def test_viewpoints_are_random_and_may_begin_with_the_full_scene() -> None:
@@ -362,7 +364,7 @@ def test_command_line_on_a_folder(
     for split in figures.values():
         for values in (*split["f_iid"].values(), *split["full_scene_and_tiles"].values()):
             assert all(0 <= value <= 1 for value in np.atleast_1d(values))
-        assert len(split["f_iid"]["miou"]) == 2
+        assert len(split["f_iid"]["mean_iou"]) == 2
 
 
 BAD = {
@@ -399,7 +401,7 @@ def test_the_shipped_probe_reads_the_minis_canvas() -> None:
         num_scenes=48,
         device="cpu",
     )
-    miou, accuracy = figures["f_iid"]["miou"], figures["f_iid"]["pixel_accuracy"]
+    miou, accuracy = figures["f_iid"]["mean_iou"], figures["f_iid"]["pixel_accuracy"]
     assert miou == sorted(miou) and accuracy == sorted(accuracy)  # each glimpse helps
     assert miou[0] > 0.2 and miou[4] > 0.38  # it reached 0.237 and 0.422
     assert accuracy[4] > 0.84  # it reached 0.859

@@ -16,8 +16,8 @@ from canvit_agents.pages.web.markup import (
     table,
     text_of,
 )
-from canvit_agents.pages.web.parts import beliefs_table, panel_figure
-from canvit_agents.pages.web.steps import describe_belief, draw_panels
+from canvit_agents.pages.web.parts import belief_table, figure
+from canvit_agents.pages.web.steps import draw_figures
 
 
 def view(
@@ -28,8 +28,8 @@ def view(
     rollout, episode = playground.rollout, game.now
     over = playground.is_over(game)
     with_truth = with_truth or over
-    verdict, beliefs = describe_belief(episode, rollout=rollout, with_truth=with_truth)
-    panels = draw_panels(episode, rollout=rollout, with_truth=with_truth)[1:]  # not the scene
+    belief = rollout.task.describe(episode, with_truth=with_truth)
+    drawn = draw_figures(episode, rollout=rollout, with_truth=with_truth)[1:]  # not the scene
     return {
         "lede": _lede(playground),
         "env": playground.benchmark.env_id,
@@ -45,10 +45,10 @@ def view(
         "min_scale": rollout.glimpse.min_scale,
         "advisor": playground.advisor,
         "advice": advice,
-        "status": f"{verdict} {_left(game, playground)}",
+        "status": f"{belief.verdict} {_left(game, playground)}",
         "html": {
-            "belief": beliefs_table(beliefs),
-            "panels": join([panel_figure(panel) for panel in panels]),
+            "belief": belief_table(belief),
+            "panels": join([figure(each) for each in drawn]),
             "rewards": _rewards(game, playground) if with_truth else _hidden(),
             "result": _result(game, playground) if over else "",
         },
@@ -58,10 +58,9 @@ def view(
 def _lede(playground: Playground) -> str:
     rollout = playground.rollout
     size, count = rollout.glimpse.glimpse_size_px, rollout.budget
-    asked = "says what is where" if rollout.task.decodes_canvas else "names what the scene shows"
     return (
         f"CanViT sees a scene through glimpses of {size} x {size} pixels and remembers them on its "
-        f"canvas. You choose {count} of them, and it {asked}."
+        f"canvas. You choose {count} of them, and it {rollout.task.goal}."
     )
 
 
@@ -107,7 +106,7 @@ def _result(game: Game, playground: Playground) -> Markup:
     """Shows what the game came to, and what others reached; the script draws the glimpses of
     whoever's name is pressed."""
     task, potential = playground.rollout.task, playground.benchmark.env.reward
-    head = ["", "mean IoU" if task.decodes_canvas else "CanViT says"]
+    head = ["", task.answer_title]
     if says_more := potential != task.headline:
         head.append(potential)
     if playground.may_stop:
@@ -134,10 +133,8 @@ def _result(game: Game, playground: Playground) -> Markup:
 def _outcome(played: Played, playground: Playground) -> Markup:
     """How an episode ended, in a few words."""
     task, episode = playground.rollout.task, played.episode
-    if task.decodes_canvas:
-        return number(float(episode.potentials["mean_iou"][0]), ".3f")
-    said = int(episode.outcome["prediction"][0])
-    right = bool(episode.outcome["correct"][0])
-    share = number(float(episode.belief[0, said].exp()), ".0%")
-    mark = element("span", "right" if right else "wrong", class_="right" if right else "wrong")
-    return join(task.class_names[said], ", ", share, ", ", mark)
+    belief = task.describe(episode, with_truth=True)
+    if belief.is_right is None:
+        return number(float(episode.potentials[task.headline][0]), ".3f")
+    kind = "right" if belief.is_right else "wrong"
+    return join(belief.answer, ", ", element("span", kind, class_=kind))

@@ -17,7 +17,7 @@ from canvit_agents.pages.web.markup import (
     number,
     text_of,
 )
-from canvit_agents.pages.web.parts import beliefs_table, panel_figure
+from canvit_agents.pages.web.parts import belief_table, figure
 from canvit_agents.pages.web.steps import Step
 
 
@@ -92,14 +92,14 @@ def _step(t: int, step: Step, *, last: int) -> Markup:
         element("h4", title),
         element(
             "p",
-            step.verdict,
+            step.belief.verdict,
             join(" Reward ", number(step.reward, "+.3f"), ".") if rewarded else None,
             class_="verdict",
         ),
         element(
             "div",
-            [panel_figure(panel) for panel in step.panels],
-            beliefs_table(step.beliefs),
+            [figure(drawn) for drawn in step.figures],
+            belief_table(step.belief),
             class_="panels",
         ),
         class_="step",

@@ -26,8 +26,8 @@ from canvit_agents.pages.web.steps import Step, describe_step
 from canvit_agents.policies.base import starting_blind, starting_full
 from canvit_agents.policies.repeated import RepeatedFullScene
 from canvit_gym import CanViTVectorEnv, Episode, Rollout, Scene, Viewpoint
+from canvit_gym.drawing import PANEL_PX
 from canvit_gym.envs.actions import ListedActions, cell_actions
-from canvit_gym.envs.rendering import PANEL_PX
 
 MAPS = 3
 """How many of the episodes get a reward map: one of each kind."""

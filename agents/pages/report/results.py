@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 
-from canvit_agents.judging.anytime import CONFIDENCE
-from canvit_agents.judging.metrics import TITLES
 from canvit_agents.judging.summary import BASELINE, format_share, shown_steps, stops
 from canvit_agents.pages.report.charts import Curve, Trade, curve_key, line_chart, trade_chart
 from canvit_agents.pages.report.saved import SavedRun
@@ -47,7 +45,7 @@ def results(run: SavedRun) -> Markup:
 
 def _highlights(run: SavedRun) -> Markup:
     """Numbers to remember: the best policy, and the first trained one where there is one."""
-    last, metric = run.num_glimpses - 1, TITLES[run.metric]
+    last, metric = run.num_glimpses - 1, run.title
     ends = {name: float(found.value[-1]) for name, found in run.intervals.items()}
     best = max(ends, key=lambda name: ends[name])
     learned = run.evidence[run.first_policy].settings["policy"]["learned"]
@@ -103,7 +101,7 @@ def _curves(run: SavedRun) -> Markup:
     hiding = "".join(
         f".curves:has(.q{i}:not(:checked)) .p{i}{{display:none}}" for i in range(len(run.evidence))
     )
-    metric = capital(TITLES[run.metric])
+    metric = capital(run.title)
     return element(
         "div",
         element("style", Markup(hiding)),
@@ -117,7 +115,7 @@ def _curves(run: SavedRun) -> Markup:
 
 
 def _over_steps(run: SavedRun) -> Markup:
-    metric, steps = TITLES[run.metric], run.num_glimpses
+    metric, steps = run.title, run.num_glimpses
     curves = [
         Curve(name=name, value=found.value, low=found.low, high=found.high)
         for name, found in run.intervals.items()
@@ -167,7 +165,7 @@ def _over_glimpses(run: SavedRun) -> Markup:
         )
         for name, row in policies.items()
     ]
-    titles = (TITLES[metric], "mean glimpses", "GFLOPs a scene")
+    titles = (run.title, "mean glimpses", "GFLOPs a scene")
     label = f"{capital(titles[0])} against mean glimpses; values are in the tables."
     charts = [
         trade_chart(
@@ -181,16 +179,17 @@ def _over_glimpses(run: SavedRun) -> Markup:
         )
         for kind, width, height in (("chart wide", 860, 420), ("chart narrow", 360, 360))
     ]
+    confidence = next(iter(policies.values()))["stop_when_sure"]["potential"]
     caption = (
         "Marks: all episodes cut off after the same number of glimpses, where they had not stopped "
-        f"before. Lines: each stopped once the potential {CONFIDENCE} of its belief reached a "
+        f"before. Lines: each stopped once the potential {confidence} of its belief reached a "
         "threshold, for low to high ones. Both follow from the same episodes."
     )
     if any(trade.ring is not None for trade in trades):
         caption += " Rings: where a policy that stops by itself ends up."
     tables = [
         table(
-            ["threshold", "mean glimpses", "GFLOPs", TITLES[metric]],
+            ["threshold", "mean glimpses", "GFLOPs", run.title],
             [
                 [
                     number(threshold, ".3f"),
@@ -243,7 +242,7 @@ def _policies(run: SavedRun) -> Markup:
             score = scores[name]
             cells.append("undefined" if score is None else interval(*score.values(), form=".0%"))
         rows.append(cells)
-    return table(head, rows, caption=f"{capital(TITLES[metric])} of each policy")
+    return table(head, rows, caption=f"{capital(run.title)} of each policy")
 
 
 def _last(found: dict[str, list[float | None]], key: str) -> Markup:
@@ -262,7 +261,7 @@ def _differences(run: SavedRun) -> Markup | None:
         for names, found in paired.items()
     ]
     head = ["difference", *(f"t{t}" for t in range(run.num_glimpses))]
-    caption = f"Paired differences in {TITLES[run.metric]} on the same scenes, with 95% intervals"
+    caption = f"Paired differences in {run.title} on the same scenes, with 95% intervals"
     return folded("Paired differences after each glimpse", table(head, rows, caption=caption))
 
 

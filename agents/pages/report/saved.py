@@ -14,10 +14,12 @@ import numpy as np
 from canvit_agents.judging.evidence import Evidence
 from canvit_agents.judging.manifest import MANIFEST, load_policy_evidence, read_manifest
 from canvit_agents.judging.statistics import Bootstrap, Estimate, paired_difference
-from canvit_agents.judging.summary import bootstraps, metric_of, summarize
+from canvit_agents.judging.summary import bootstraps, metric_of, summarize, title_of
 from canvit_gym.files import read_json
 
 SUMMARY = "summary.json"
+
+_FIELDS = {"policies": dict, "gflops_per_glimpse": float, "metrics": list}
 
 _AGAIN = "evaluate again with the same --out"
 
@@ -36,8 +38,13 @@ class SavedRun:
 
     @property
     def metric(self) -> str:
-        """By which policies are compared, one of `metrics.TITLES`."""
+        """The name of the metric that policies are compared by."""
         return metric_of(self.summary)
+
+    @property
+    def title(self) -> str:
+        """The same as people read it."""
+        return title_of(self.summary)
 
     @property
     def num_glimpses(self) -> int:
@@ -65,7 +72,7 @@ def load_run(directory: Path) -> SavedRun:
     """
     manifest = read_manifest(directory)
     path = directory / SUMMARY
-    summary = read_json(path, fields={"policies": dict, "gflops_per_glimpse": float}, hint=_AGAIN)
+    summary = read_json(path, fields=_FIELDS, hint=_AGAIN)
     names = list(manifest["policies"])
     if list(summary["policies"]) != names:
         raise ValueError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 
 from canvit_agents.pages.web.markup import Markup, element, image, number
-from canvit_agents.pages.web.steps import Belief, Panel
+from canvit_agents.pages.web.steps import Figure
+from canvit_gym.tasks.base import Description
 
 
 def page_style() -> str:
@@ -18,49 +20,48 @@ def read_asset(package: str, name: str) -> str:
     return (resources.files(package) / name).read_text(encoding="utf-8").strip()
 
 
-def panel_figure(panel: Panel) -> Markup:
+def figure(drawn: Figure) -> Markup:
     return element(
-        "figure", image(panel.picture, alt=panel.alt), element("figcaption", panel.title)
+        "figure", image(drawn.picture, alt=drawn.alt), element("figcaption", drawn.title)
     )
 
 
-def beliefs_table(beliefs: tuple[Belief, ...]) -> Markup:
-    of_masks = any(belief.colour is not None for belief in beliefs)
-    head = ["largest classes", "decoded"] if of_masks else ["belief", ""]
-    if any(belief.true is not None for belief in beliefs):
-        head.append("true")
+def belief_table(belief: Description) -> Markup:
     rows = []
-    for belief in beliefs:
+    for line in belief.lines:
         swatch = None
-        if belief.colour is not None:
-            colour = "rgb({} {} {})".format(*belief.colour)
+        if line.colour is not None:
+            colour = "rgb({} {} {})".format(*line.colour)
             swatch = element(
                 "span", class_="swatch", style=f"--swatch:{colour}", aria_hidden="true"
             )
-        name = f"{belief.name} (label)" if belief.is_label else belief.name
-        filled = None if of_masks else bar(belief.share)
-        cells = [element("td", _percent(belief.share))]
-        if belief.true is not None:
-            cells.append(element("td", _percent(belief.true)))
+        name = f"{line.name} (label)" if line.marked else line.name
+        filled = None if line.bar is None else bar(line.bar)
+        show = _percent if belief.percent else _decimal
         rows.append(
             element(
                 "tr",
                 element("th", element("span", swatch, name, class_="named"), filled, scope="row"),
-                cells,
-                class_="label" if belief.is_label else None,
+                [element("td", show(value)) for value in line.numbers],
+                class_="label" if line.marked else None,
             )
         )
+    wide = any(line.bar is None for line in belief.lines)
     return element(
         "table",
-        element("thead", element("tr", [element("th", cell, scope="col") for cell in head])),
+        element("thead", element("tr", [element("th", cell, scope="col") for cell in belief.head])),
         element("tbody", rows),
-        class_="beliefs of-masks" if of_masks else "beliefs",
+        class_="beliefs wide" if wide else "beliefs",
     )
 
 
 def bar(share: float) -> Markup:
     """A bar of that share of its place's width; a picture of a number that stands beside it."""
     return element("span", class_="bar", style=f"--share:{share:.1%}", aria_hidden="true")
+
+
+def _decimal(value: float) -> Markup:
+    return number(value if math.isfinite(value) else None, ".2f")
 
 
 def _percent(share: float) -> Markup:

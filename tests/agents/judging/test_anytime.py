@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from synthetic import classified, segmented, stopped
 
-from canvit_agents.judging.anytime import CONFIDENCE, glimpses_after, stop_when_sure
+from canvit_agents.judging.anytime import glimpses_after, stop_when_sure
 from canvit_agents.judging.evidence import Evidence
 from canvit_agents.judging.metrics import tallies
 
@@ -20,7 +20,7 @@ SURE = [[-0.1, -0.5, -0.4], [-2.0, -1.0, -0.3]]
 
 
 def believed(evidence: Evidence, confidence: Any) -> Evidence:
-    potentials = {**evidence.seen.potentials, CONFIDENCE: np.array(confidence, dtype=np.float32)}
+    potentials = {**evidence.seen.potentials, "neg_entropy": np.array(confidence, dtype=np.float32)}
     return replace(evidence, seen=replace(evidence.seen, potentials=potentials))
 
 
@@ -28,8 +28,8 @@ EVIDENCE = believed(classified(CORRECT, budget=2, num_glimpses=3), SURE)
 
 
 def curve(evidence: Evidence) -> dict[str, Any]:
-    metric, tally = next(iter(tallies(evidence.seen).items()))
-    found = stop_when_sure(evidence.seen, metric=metric, tally=tally)
+    metric, tally = next(iter(tallies(evidence).items()))
+    found = stop_when_sure(evidence, metric=metric, tally=tally)
     json.dumps(found, allow_nan=False)
     return found
 

@@ -84,7 +84,7 @@ def test_segmentations_are_compared_by_mean_iou() -> None:
     counts = np.array([[[2, 0]], [[6, 4]]])
     union = np.array([[[4, 1]], [[8, 9]]])
     result = compare(*runs(segmented(counts, union), segmented(counts // 2, union)))
-    assert result["metric"] == "mean_iou"
+    assert result["metric"] == {"name": "mean_iou", "title": "mean IoU"}
     assert result["paired"]["difference"] == pytest.approx([(4 / 12 + 2 / 10) / 2])
 
 

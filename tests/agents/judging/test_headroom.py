@@ -87,16 +87,17 @@ def test_headroom(benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_entropy_guides_where_the_canvas_is_decoded() -> None:
-    def names(*, decodes_canvas: bool, grid: int) -> list[str]:
+    def names(*, of_places: bool, grid: int) -> list[str]:
+        able = {"entropy_map": lambda belief: belief, "entropy_range": (0, 1)} if of_places else {}
         rollout: Any = SimpleNamespace(
-            task=SimpleNamespace(decodes_canvas=decodes_canvas),
+            task=SimpleNamespace(**able),
             glimpse=replace(MINI_GLIMPSE, canvas_grid_size=grid),
         )
         return unlearned(rollout)
 
-    everywhere = names(decodes_canvas=False, grid=8)
-    assert everywhere == EVERYONE[:5] == names(decodes_canvas=True, grid=12)
-    assert names(decodes_canvas=True, grid=8) == [*everywhere, "entropy_coarse_to_fine"]
+    everywhere = names(of_places=False, grid=8)
+    assert everywhere == EVERYONE[:5] == names(of_places=True, grid=12)
+    assert names(of_places=True, grid=8) == [*everywhere, "entropy_coarse_to_fine"]
 
 
 def test_what_is_printed() -> None:
@@ -108,6 +109,7 @@ def test_what_is_printed() -> None:
         "num_scenes": 9,
         "budget": 1,
         "glimpse_cost": 0.0,
+        "metrics": [{"name": "accuracy", "title": "accuracy"}],
         "backbone": {"name": "mini"},
         "policies": {"full_then_random": row, "oracle": row},
         "paired": {},

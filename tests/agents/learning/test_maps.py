@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from canvit_agents.learning.maps import GainMap, TargetMap, shown_enough
+from canvit_agents.learning.maps import GainMap, IoUWorth, TargetMap, shown_enough
 from canvit_gym.adapters.sb3 import make_sb3_env
 from canvit_gym.envs.actions import ListedActions, cell_actions
 from canvit_gym.scenes.base import IGNORE
@@ -110,7 +110,8 @@ def test_the_gain_map_learns_what_a_look_did_for_each_cell_that_it_showed() -> N
     # Expected under the belief; where that is sure, what the scenes did to the metric.
     sure = [dataclasses.replace(e, belief=1e4 * e.belief) for e in (before, after)]
     gained = places.lesson(sure[0], chosen[:, None], sure[1:])["gained"][:, 0].mean(dim=1)
-    np.testing.assert_allclose(gained, places.tally.gain(change), rtol=0, atol=1e-4)
+    assert isinstance(places.worth, IoUWorth)
+    np.testing.assert_allclose(gained, places.worth.tally.gain(change), rtol=0, atol=1e-4)
     assert np.corrcoef(lesson["gained"][:, 0].mean(dim=1), gained)[0, 1] > 0.5
     assert lesson["scale"][:, 0].tolist() == [0, 0, 1, 1, 1, 1]
     # A crop of scale 0.5 that is clipped to the corner at action 64 + 0 shows 4 x 4 cells.

@@ -110,7 +110,7 @@ def test_nothing_is_said_about_stopping(tmp_path: Path) -> None:
     ("env_id", "kwargs", "changes", "complaint"),
     [
         ("CanViT-Emoji-v0", {"action": "box"}, {}, "action='cell'"),
-        ("CanViT-Emoji-v0", {}, {"map": "gain"}, "needs masks"),
+        ("CanViT-Emoji-v0", {}, {"map": "gain"}, "Classification does not"),
         ("CanViT-Emoji-v0", {}, {"map": "treasure"}, "treasure"),
         ("CanViT-Emoji-v0", {}, {"scale_values": (1.0,)}, "1 scale_values"),
     ],

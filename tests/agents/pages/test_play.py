@@ -39,6 +39,9 @@ from canvit_gym.envs.vector_env import CanViTVectorEnv
 from canvit_gym.geometry import Viewpoint
 from canvit_gym.model.identity import identify
 from canvit_gym.scenes.emoji import EmojiScenes
+from canvit_gym.tasks.classification import Classification
+from canvit_gym.tasks.depth import Depth
+from canvit_gym.tasks.segmentation import Segmentation
 
 ENV = "CanViT-Emoji-v0"
 PLACE = [0.25, -0.5, 0.375]
@@ -228,9 +231,12 @@ def test_looking_is_the_environments_own_step(
 
 
 def believed(env: Any, name: str) -> float:
-    """The probability of a class, or what it fills of the decoded mask."""
+    """The probability of a class, what it fills of the decoded mask, or a quantile of depths."""
     task, episode = env.batch.rollout.task, env.episode
-    if not task.decodes_canvas:
+    if isinstance(task, Depth):
+        share = {"nearest": 0.0, "median": 0.5, "farthest": 1.0}[name]
+        return float(task.log_depth(episode.belief).exp().quantile(share))
+    if isinstance(task, Classification):
         return float(episode.belief[0, task.class_names.index(name)].exp())
     size = episode.targets.shape[-1]
     logits = torch.nn.functional.interpolate(episode.belief, size=(size, size), mode="bilinear")
@@ -389,13 +395,13 @@ def test_the_end_says_what_it_was_and_what_others_reached(
     )
     for row, played in zip(found, (played_by("you", game.now), *game.others), strict=True):
         assert row[2].numbers == pytest.approx([float(played.episode.potentials[potential])])
-        if task.decodes_canvas:
+        if isinstance(task, Segmentation):
             assert row[1].numbers == pytest.approx([float(played.episode.potentials["mean_iou"])])
         else:
             said, correct = (played.episode.outcome[k].item() for k in ("prediction", "correct"))
             assert row[1].text.startswith(f"{task.class_names[said]}, ")
             assert row[1].text.endswith(", right" if correct else ", wrong")
-    if not task.decodes_canvas:
+    if isinstance(task, Classification):
         label = task.class_names[playground.benchmark.env.scenes[shown["scene"]].label]
         assert label in shown["status"] or ": right" in shown["status"]
     assert "game is over" in page.ask("look", viewpoint=PLACE).error

@@ -32,12 +32,12 @@ from canvit_agents.pages.report.replay import Replay, pick_scenes, replay
 from canvit_agents.pages.report.saved import load_run
 from canvit_agents.pages.web.markup import Markup, element, interval, join, number, text_of
 from canvit_agents.pages.web.parts import page_style, read_asset
-from canvit_agents.pages.web.steps import draw_panels
+from canvit_agents.pages.web.steps import draw_figures
 from canvit_agents.policies import make_policies
-from canvit_gym.envs.palette import oklab
 from canvit_gym.envs.rendering import PANEL_PX, render_episode
 from canvit_gym.envs.rollout import Rollout
 from canvit_gym.geometry import Viewpoint
+from canvit_gym.palette import oklab
 from canvit_gym.scenes.emoji import EmojiScenes
 
 LIMIT_BYTES = 4_000_000
@@ -547,9 +547,9 @@ def test_episodes_are_those_of_the_evidence(named: Played, policy: str, given: b
         assert episode.steps[0].reward is None
         for t, step in enumerate(episode.steps):
             said, correct = seen.outcome["prediction"][row, t], seen.outcome["correct"][row, t]
-            assert step.verdict.startswith(f"CanViT says {names[said]}, ")
-            assert step.verdict.endswith("right.") == bool(correct)
-            assert any(belief.is_label for belief in step.beliefs)
+            assert step.belief.verdict.startswith(f"CanViT says {names[said]}, ")
+            assert step.belief.verdict.endswith("right.") == bool(correct)
+            assert any(line.marked for line in step.belief.lines)
             if t:
                 assert step.reward == pytest.approx(potential[t] - potential[t - 1], abs=1e-5)
 
@@ -589,10 +589,10 @@ def test_masks_are_shared_out(labelled: Played) -> None:
     found = replay_of(labelled, "entropy_coarse_to_fine", count=1)
     (episode,) = found.episodes
     for step in episode.steps:
-        assert len(step.panels) == 6 and "mean IoU" in step.verdict
-        assert 0 < sum(b.share for b in step.beliefs) <= 1 + 1e-6
-        assert 0 < sum(b.true or 0 for b in step.beliefs) <= 1 + 1e-6
-        assert all(b.colour is not None for b in step.beliefs)
+        assert len(step.figures) == 6 and "mean IoU" in step.belief.verdict
+        for shares in zip(*(line.numbers for line in step.belief.lines), strict=True):
+            assert 0 < sum(shares) <= 1 + 1e-6
+        assert all(line.colour is not None for line in step.belief.lines)
 
 
 @pytest.mark.parametrize("policy", ["full_then_random", "random"])
@@ -645,7 +645,7 @@ def test_panels_are_those_of_the_rendered_frame(
         episode = rollout.start([scene])
         viewpoint = Viewpoint(centers=torch.tensor([[0.25, -0.5]]), scales=torch.tensor([0.3]))
         episode = rollout.look(episode, viewpoint)
-        panels = [panel.picture for panel in draw_panels(episode, rollout=rollout)]
+        panels = [panel.picture for panel in draw_figures(episode, rollout=rollout)]
         assert len(panels) == count
         assert all(panel.shape == (PANEL_PX, PANEL_PX, 3) for panel in panels)
         frame = render_episode(episode, rollout=rollout)

@@ -1,10 +1,11 @@
-"""Labelling every part of the scene: the belief is a map of class logits, read from the canvas."""
+"""Labelling every part of the scene: what a map of class logits is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from canvit_gym.model.canvit import RecurrentState
-from canvit_gym.model.segmentation import CanViTForSemanticSegmentation
+from canvit_gym.drawing import Panel
+from canvit_gym.model.recurrent import RecurrentModel, State
 from canvit_gym.scenes.base import IGNORE, Scene
-from canvit_gym.tasks.base import Verdict
+from canvit_gym.tasks.base import Description, Judged, Metric, Verdict
+from canvit_gym.tasks.segmentation.pictures import describe_masks, mask_panels
 
 Potential = Literal["log_likelihood", "pixel_accuracy", "mean_iou", "neg_entropy"]
 POTENTIALS: tuple[Potential, ...] = get_args(Potential)
@@ -23,6 +25,17 @@ POTENTIALS: tuple[Potential, ...] = get_args(Potential)
 _CHUNK_BYTES = 2**28
 """Logits are enlarged for so many bytes of scenes at a time: one scene of 150 classes at 512 px
 takes 157 MB."""
+
+
+class Segmenter(RecurrentModel, Protocol):
+    """A recurrent model that labels every cell of its map."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def logits(self, state: State) -> Tensor:
+        """Class logits of the cells, float32 [B, num_classes, G, G]."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +49,20 @@ class Segmentation:
     Raises ValueError where the probe has another number of classes than there are names.
     """
 
-    model: CanViTForSemanticSegmentation
+    model: Segmenter
     class_names: tuple[str, ...]
     label_size_px: int
 
     potential_names = POTENTIALS
     headline = "mean_iou"
-    decodes_canvas = True
+    confidence = "neg_entropy"
+    metrics = (
+        Metric(name="mean_iou", title="mean IoU", values="intersection", per="union"),
+        Metric(name="pixel_accuracy", title="pixel accuracy", values="pixel_accuracy"),
+    )
+    success = None
+    goal = "says what is where"
+    answer_title = "mean IoU"
 
     def __post_init__(self) -> None:
         if self.model.num_classes != len(self.class_names):
@@ -56,7 +76,12 @@ class Segmentation:
                 "compared, such as the scene's own."
             )
 
-    def belief(self, state: RecurrentState) -> Tensor:
+    @property
+    def scoring(self) -> Mapping[str, Any]:
+        """The side at which masks are compared."""
+        return {"label_size_px": self.label_size_px}
+
+    def belief(self, state: State) -> Tensor:
         """Class logits of the canvas cells: float32 [B, classes, G, G]."""
         return self.model.logits(state)
 
@@ -98,6 +123,11 @@ class Segmentation:
             outcome={"intersection": intersection, "union": union},
         )
 
+    @property
+    def entropy_range(self) -> tuple[float, float]:
+        """From 0 to that of a uniform distribution over the classes, nats."""
+        return 0.0, math.log(max(len(self.class_names), 2))
+
     def entropy_map(self, belief: Tensor) -> Tensor:
         """Entropy of the belief at each canvas cell, nats: float32 [B, G, G]."""
         log_prob = belief.log_softmax(dim=1)
@@ -107,6 +137,29 @@ class Segmentation:
         """Probabilities of the classes of each pixel, as masks have them: float32 [B, classes, S,
         S]."""
         return _enlarged(belief, size_px=self.label_size_px).softmax(dim=1)
+
+    def panels(self, judged: Judged) -> list[Panel]:
+        """Uncertainty, decoded and true mask, and what fills most of them."""
+        return mask_panels(
+            judged.belief[0],
+            judged.targets[0],
+            entropy=self.entropy_map(judged.belief)[0],
+            highest=self.entropy_range[1],
+            accuracy=float(judged.potentials["pixel_accuracy"][0]),
+            iou=float(judged.potentials["mean_iou"][0]),
+            class_names=self.class_names,
+        )
+
+    def describe(self, judged: Judged, *, with_truth: bool) -> Description:
+        """How much is right, and a table of what fills most of the masks."""
+        return describe_masks(
+            judged.belief[0],
+            judged.targets[0],
+            with_truth=with_truth,
+            accuracy=float(judged.potentials["pixel_accuracy"][0]),
+            iou=float(judged.potentials["mean_iou"][0]),
+            class_names=self.class_names,
+        )
 
     def _mask(self, scene: Scene) -> np.ndarray:
         if scene.mask is None:

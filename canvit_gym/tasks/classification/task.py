@@ -1,21 +1,33 @@
-"""Naming the scene: the belief is a distribution over classes, read from the recurrent CLS."""
+"""Naming the scene: what a belief about classes is worth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from canvit_gym.model.canvit import RecurrentState
-from canvit_gym.model.heads import CanViTForImageClassification
+from canvit_gym.drawing import Panel
+from canvit_gym.model.recurrent import RecurrentModel, State
 from canvit_gym.scenes.base import Scene
-from canvit_gym.tasks.base import Verdict
+from canvit_gym.tasks.base import Description, Judged, Metric, Verdict
+from canvit_gym.tasks.classification.pictures import belief_panel, describe_belief
 
 Potential = Literal["log_prob", "prob", "margin", "correct", "neg_entropy"]
 POTENTIALS: tuple[Potential, ...] = get_args(Potential)
+
+
+class Classifier(RecurrentModel, Protocol):
+    """A recurrent model that names scenes."""
+
+    @property
+    def n_classes(self) -> int: ...
+
+    def logits(self, state: State) -> Tensor:
+        """Class logits, float32 [B, n_classes]."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +37,17 @@ class Classification:
     Raises ValueError where the model has another number of classes than there are names.
     """
 
-    model: CanViTForImageClassification
+    model: Classifier
     class_names: tuple[str, ...]
 
     potential_names = POTENTIALS
     headline = "correct"
-    decodes_canvas = False
+    confidence = "neg_entropy"
+    metrics = (Metric(name="accuracy", title="accuracy", values="correct"),)
+    success = "correct"
+    goal = "names what the scene shows"
+    answer_title = "CanViT says"
+    scoring: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         if self.model.n_classes != len(self.class_names):
@@ -39,7 +56,7 @@ class Classification:
                 f"{len(self.class_names)}; choose a checkpoint that was trained on these classes."
             )
 
-    def belief(self, state: RecurrentState) -> Tensor:
+    def belief(self, state: State) -> Tensor:
         """Log-probabilities of the classes: float32 [B, classes]."""
         return self.model.logits(state).log_softmax(dim=1)
 
@@ -73,5 +90,12 @@ class Classification:
             outcome={"label": targets, "prediction": prediction, "correct": correct},
         )
 
-    def entropy_map(self, belief: Tensor) -> Tensor:
-        raise NotImplementedError("The belief is about the whole scene, not about its places.")
+    def panels(self, judged: Judged) -> list[Panel]:
+        """The most probable classes as bars."""
+        label = int(judged.targets[0])
+        return [belief_panel(judged.belief[0], label=label, class_names=self.class_names)]
+
+    def describe(self, judged: Judged, *, with_truth: bool) -> Description:
+        """The most probable class, and a table of several."""
+        label = int(judged.targets[0]) if with_truth else None
+        return describe_belief(judged.belief[0], label=label, class_names=self.class_names)
