@@ -21,11 +21,11 @@ from canvit_agents.learning.rewards import IoUTally
 from canvit_agents.policies.networks import crop_sums, mostly_shown
 from canvit_agents.policies.quadtree import quadtree, was_visited
 from canvit_agents.policies.target import target_box
-from canvit_gym import Episode
+from canvit_gym import Episode, Task
 from canvit_gym.envs.actions import ListedActions
 from canvit_gym.geometry import grid_centers
 from canvit_gym.scenes.base import IGNORE
-from canvit_gym.tasks.base import LabelsPlaces, ScoresPlaces, Task
+from canvit_gym.tasks.base import LabelsPlaces, ScoresPlaces
 
 # Shares of the target's box. On 512 train scenes of CanViT-Emoji-v0, glimpses at scale 0.25 that
 # showed 20 to 40 % of it gained a tenth of what those gained that showed all of it, and those that

@@ -98,7 +98,7 @@ def resolve_checkpoint(name: str | Path) -> Path:
     """
     # Before any directory, so that "mini" is the same model wherever it is asked for.
     if isinstance(name, str) and name in EMBEDDED:
-        return EMBEDDED[name]
+        return Path(EMBEDDED[name])
     path = Path(name).expanduser()
     if path.is_dir():
         return path

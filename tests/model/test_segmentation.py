@@ -34,7 +34,7 @@ from canvit_gym.geometry import Viewpoint
 from canvit_gym.model import checkpoints
 from canvit_gym.model.canvit import CanViT, RecurrentState
 from canvit_gym.model.checkpoints import (
-    CheckpointNotFound,
+    EMBEDDED,
     InvalidCheckpoint,
     resolve_checkpoint,
 )
@@ -429,17 +429,11 @@ def test_identity_of_a_backbone_with_a_probe(tmp_path: Path) -> None:
     assert (identity.name, identity.sha256) == (" + ".join(names), "+".join(hashes))
 
 
-def test_embedded_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints.resources, "files", lambda package: tmp_path / package)
-    assets = tmp_path / "canvit_gym" / "assets"
-    (assets / "mini").mkdir(parents=True)
-    (assets / "mini" / "config.json").touch()
-    assert resolve_checkpoint("mini") == assets / "mini"
-    with pytest.raises(CheckpointNotFound, match="'mini-seg-probe' was not found"):
-        resolve_checkpoint("mini-seg-probe")
-    tensors = published_probe(assets / "mini_seg_probe")
-    model = SegmentationProbe.from_pretrained("mini-seg-probe")
-    assert_same_tensors(dict(model.state_dict()), tensors)
+def test_embedded_names() -> None:
+    assets = Path(checkpoints.__file__).parents[1] / "assets"
+    assert {"mini", "mini-seg-probe", "mini-depth-probe"} <= {*EMBEDDED}
+    for name, directory in EMBEDDED.items():
+        assert directory == assets / name.replace("-", "_") == resolve_checkpoint(name)
 
 
 # -- what is refused -------------------------------------------------------------------------------

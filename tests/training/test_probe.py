@@ -144,7 +144,7 @@ def test_steps_are_those_that_made_the_shipped_probe(unbroken: Path, backbone: s
         features = probe.canvases(canvit, pictures=pictures, viewpoints=views, run=RUN)
         adam.param_groups[0]["lr"] = RUN.lr * learning_rate_factor(step, RUN)
         adam.zero_grad()
-        probe_loss(head, features.clone(), grid_labels(masks, 4)).backward()
+        probe_loss(head, features.clone(), grid_labels(masks, 4), kind=RUN.kind).backward()
         adam.step()
     saved = torch.load(unbroken / "training.pt", weights_only=True)["model"]
     for name, tensor in head.state_dict().items():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import signature
 
 import gymnasium as gym
 import numpy as np
@@ -25,7 +24,7 @@ from canvit_agents.pages.report.saved import SavedRun
 from canvit_agents.pages.web.steps import Step, describe_step
 from canvit_agents.policies.base import starting_blind, starting_full
 from canvit_agents.policies.repeated import RepeatedFullScene
-from canvit_gym import CanViTVectorEnv, Episode, Rollout, Scene, Viewpoint
+from canvit_gym import Episode, Rollout, Scene, Viewpoint
 from canvit_gym.drawing import PANEL_PX
 from canvit_gym.envs.actions import ListedActions, cell_actions
 
@@ -267,8 +266,7 @@ def _cell_scales(benchmark: Benchmark) -> Sequence[float]:
     if isinstance(env.actions, ListedActions):
         return [scale for scale in env.actions.scales if scale < 1]
     chosen = {**gym.spec(benchmark.env_id).kwargs, **benchmark.env_kwargs}
-    default = signature(CanViTVectorEnv).parameters["cell_scales"].default
-    return chosen.get("cell_scales", default)
+    return chosen.get("cell_scales") or env.rollout.glimpse.cell_scales
 
 
 # -- what else was to be seen ----------------------------------------------------------------------

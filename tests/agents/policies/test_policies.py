@@ -170,7 +170,7 @@ def test_entropy_coarse_to_fine_looks_where_the_references_does(
 def test_entropy_coarse_to_fine_refuses_what_it_can_not_read(
     make_rollout: MakeRollout, make_segmentation_rollout: MakeRollout
 ) -> None:
-    with pytest.raises(ValueError, match="this task has none"):
+    with pytest.raises(ValueError, match="this task has no such belief"):
         POLICIES["entropy_coarse_to_fine"](make_rollout())
     rollout = make_segmentation_rollout()
     odd = replace(rollout, glimpse=replace(rollout.glimpse, canvas_grid_size=12))
