@@ -3,7 +3,7 @@ PYTHON ?= python3
 LOWEST_PYTHON ?= python3.11
 PY := .venv/bin/python
 
-.PHONY: demo test types coverage test-lowest test-matrix notebooks bench clean
+.PHONY: demo test types coverage test-extras test-lowest test-matrix notebooks bench clean
 
 demo: .venv/agents.installed
 	.venv/bin/canvit-gym demo
@@ -22,6 +22,10 @@ types: .venv/test.installed
 # The same; fails where the tests reach less of the code than pyproject.toml asks.
 coverage:
 	$(MAKE) --no-print-directory test COVERAGE="--cov --cov-report=term:skip-covered"
+
+# What the extra "teachers" brings: too heavy for `make test`, which skips these tests without it.
+test-extras: .venv/extras.installed
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/training/test_teachers.py
 
 # The lowest versions that pyproject.toml allows, in an environment of their own.
 test-lowest: .venv-lowest/installed
@@ -59,6 +63,10 @@ bench: .venv/test.installed
 .venv/test.installed: .venv/bin/python pyproject.toml
 	$(PY) -m pip install --quiet --editable '.[test]'
 	$(PY) -m pip install --quiet --no-deps --ignore-requires-python canvit-pytorch==0.2.1 canvit-core==0.2.1
+	touch $@
+
+.venv/extras.installed: .venv/test.installed
+	$(PY) -m pip install --quiet --editable '.[test,teachers]'
 	touch $@
 
 .venv-lowest/installed: pyproject.toml .ci/lowest.txt
