@@ -132,7 +132,8 @@ def _chunks(scenes: Scenes) -> list[Sequence[int]]:
 
 
 def _accuracies(logits: Tensor, labels: Tensor) -> list[float]:
-    return (logits.argmax(-1) == labels).float().mean(-1).tolist()
+    right = (logits.argmax(-1) == labels).double().mean(-1)
+    return [round(share, 4) for share in right.tolist()]
 
 
 def _places(labels: Tensor, there: Tensor) -> Tensor:
@@ -144,7 +145,8 @@ def _gain(logits: Tensor, labels: Tensor) -> dict[str, float]:
     gain = right[-1] - right[0]
     reach = 1.96 * float(gain.std()) / len(gain) ** 0.5
     mean = float(gain.mean())
-    return {"t4_over_t0": mean, "low": mean - reach, "high": mean + reach}
+    found = {"t4_over_t0": mean, "low": mean - reach, "high": mean + reach}
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
