@@ -191,6 +191,16 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
             open_scenes(tmp_path, **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("write", ["flat", "tar_of_flat", "shards", "tables", "parts"])
+def test_names_are_known_without_a_look_at_the_pictures(tmp_path: Path, write: str) -> None:
+    globals()[write](tmp_path)
+    split = "all" if write == "parts" else None
+    scenes = open_scenes(tmp_path, size_px=8, split=split)  # type: ignore[arg-type]
+    assert [scenes.name_of(i) for i in range(len(scenes))] == [
+        scenes[i].name for i in range(len(scenes))
+    ]
+
+
 # -- the environment -------------------------------------------------------------------------------
 
 

@@ -163,6 +163,21 @@ def test_splits_part_the_pictures(tmp_path: Path) -> None:
     assert all(split_of(name) == "test" for name in names[2])
 
 
+def test_a_split_may_be_empty(tmp_path: Path) -> None:
+    key = next(f"{n}" for n in range(99) if split_of(f"a/{n}") == "train")
+    put_tar(tmp_path / "a.tar", sample(key, 1, 1))
+    with pytest.raises(ValueError, match=r'falls into split "test"; add pictures or use split="al'):
+        TarScenes(tmp_path, split="test")
+
+
+def test_features_that_are_none_are_refused(tmp_path: Path) -> None:
+    put_tar(tmp_path / "a.tar", {"1.jpg": picture(1), "1.cls.npy": b"no array"})
+    scenes = TarScenes(tmp_path)
+    assert scenes.has("cls.npy") and not scenes.has("ptch.npy")
+    with pytest.raises(ValueError, match=r"a.tar: 1 holds no array in its cls.npy"):
+        scenes.array(0, "cls.npy")
+
+
 def test_an_index_is_made_once(shards: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = TarScenes(shards, size_px=8)
     assert len(list((cache / "canvit-gym" / "tars").iterdir())) == 1
