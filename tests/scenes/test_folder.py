@@ -12,6 +12,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from canvit_gym.preprocess import PictureStorageError, UnreadablePictureError
+from canvit_gym.scenes import folder
 from canvit_gym.scenes.base import Scenes
 from canvit_gym.scenes.folder import FolderScenes
 from canvit_gym.scenes.imagenet import CLASS_NAMES, LABEL_OF_WNID, WNIDS
@@ -412,3 +413,18 @@ def test_orientation_is_that_of_the_published_protocol_unless_asked(
     Image.fromarray(pixels).save(tmp_path / "a" / "1.png", exif=exif)
     picture = FolderScenes(tmp_path, size_px=8, upright=upright)[0].picture
     assert (picture == (pixels[::-1] if upright else pixels)).all()
+
+
+def test_of_very_many_files_some_headers_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "MAX_CHECKED", 2)
+    for number in range(4):
+        put(tmp_path / "a" / f"{number}.png", (number, 0, 0))
+    (tmp_path / "a" / "1.png").write_bytes(b"no picture")
+    scenes = FolderScenes(tmp_path, size_px=8)
+    with pytest.warns(UserWarning, match="1.png can not be used: .* The next picture stands in"):
+        assert scenes[1].name == "a/2.png"
+    (tmp_path / "a" / "2.png").write_bytes(b"no picture")
+    with pytest.raises(UnreadablePictureError, match=r"1 of 4 pictures can not be used \(a/2.png"):
+        FolderScenes(tmp_path, size_px=8)
