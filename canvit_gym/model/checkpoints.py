@@ -304,6 +304,19 @@ def load_probe(name: str | Path) -> tuple[Tensor, Tensor]:
     return own["weight"], own["bias"]
 
 
+def save_probe(directory: str | Path, weight: Tensor, bias: Tensor) -> None:
+    """Write a linear probe that `load_probe` reads.
+
+    weight [n_classes, features], bias [n_classes].
+    """
+    tensors = {"weight": weight, "bias": bias}
+    own = {name: x.detach().cpu().float().contiguous() for name, x in tensors.items()}
+    n_classes, features = weight.shape
+    config = {"in_features": features, "out_features": n_classes}
+    write_bytes(Path(directory) / _WEIGHTS, save(own, metadata={"format": "pt"}))
+    write_text(Path(directory) / _CONFIG, json.dumps(config, indent=2) + "\n")
+
+
 def save_model(
     model: Checkpointed, directory: str | Path, *, extra_config: Mapping[str, Any] | None = None
 ) -> None:

@@ -28,6 +28,7 @@ from canvit_gym.geometry import (
     sample_at_viewpoint,
 )
 from canvit_gym.model.canvit import RecurrentState
+from canvit_gym.model.checkpoints import save_probe
 from canvit_gym.model.config import CanViTConfig
 from canvit_gym.model.heads import CanViTForPretraining, Standardizer
 from canvit_gym.scenes.base import Scenes
@@ -39,6 +40,9 @@ from canvit_gym.training.processes import Processes
 from canvit_gym.training.rollouts import coarse_to_fine, draw_viewpoint, scenes_of
 from canvit_gym.training.schedules import decay, warmup
 from canvit_gym.training.teachers.base import Teacher, TeacherFeatures
+
+PROBE = "probe"
+"""Directory in a run's, with the teacher's classifier as a linear probe of its CLS."""
 
 Precision = Literal["float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
@@ -388,9 +392,10 @@ class DistillationObjective:
         self.record, self.device = record or {}, torch.device(device)
         self.processes = processes or Processes()
         self.model = Student(run, teacher_dim=teacher_dim).to(device)
-        self.classifier = (
-            None if classifier is None else tuple(x.to(device).float() for x in classifier)
-        )
+        self.classifier: tuple[Tensor, Tensor] | None = None
+        if classifier is not None:
+            weight, bias = classifier
+            self.classifier = weight.to(device).float(), bias.to(device).float()
         self.optimizers = make_optimizers(self.model, run)
         self.clip_norm: float | None = run.clip_norm
         self.clipped = [
@@ -532,6 +537,8 @@ class DistillationObjective:
             "seconds": finished.seconds,
         }
         self.kept.save_pretrained(out, extra_config={"training": record})
+        if self.classifier is not None:
+            save_probe(out / PROBE, *self.classifier)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         enabled = self.run.precision == "bfloat16"

@@ -26,7 +26,13 @@ from canvit_gym.scenes.base import Scenes
 from canvit_gym.training.common import generator_for
 from canvit_gym.training.distill import Precision, SceneBatches
 from canvit_gym.training.loop import Figures, Finished, Loop, Pace
-from canvit_gym.training.pretrain import batch_of, held_out_indices, open_scenes, prepare_compile
+from canvit_gym.training.pretrain import (
+    batch_of,
+    held_out_indices,
+    open_judged,
+    open_scenes,
+    prepare_compile,
+)
 from canvit_gym.training.processes import Processes
 from canvit_gym.training.rollouts import coarse_to_fine, draw_viewpoint, scenes_of
 from canvit_gym.training.schedules import half_cosine, warmup
@@ -312,11 +318,10 @@ def finetune(
     processes.share(run.scenes_per_step)
     model = load_start(init, probe, device=device)
     size = run.scene_size_px
-    source, others = (
-        open_scenes(x, size_px=size) if isinstance(x, str | Path) else x
-        for x in (scenes, validation)
-    )
-    assert source is not None
+    source = open_scenes(scenes, size_px=size) if isinstance(scenes, str | Path) else scenes
+    others = validation
+    if isinstance(others, str | Path):
+        others = open_judged(others, size_px=size)
     for opened in (source, others):
         if opened is not None and len(opened.class_names) != model.n_classes:
             raise ValueError(

@@ -57,6 +57,13 @@ def open_pictures(root: str | Path, *, size_px: int) -> StoredScenes:
     return layouts.open_scenes(root, size_px=size_px, split=split)
 
 
+def open_judged(name: str | Path, *, size_px: int) -> Scenes:
+    """Scenes to validate on, by name: the validation pictures where a folder has such a part."""
+    if name == EMOJI:
+        return open_scenes(name, size_px=size_px)
+    return layouts.open_scenes(name, size_px=size_px)
+
+
 def pretrain(
     run: Distillation,
     *,
@@ -251,7 +258,7 @@ def _hold_out(
     if not run.validation_scenes:
         return range(len(scenes)), None
     others = (
-        open_scenes(validation, size_px=run.picture_size_px)
+        open_judged(validation, size_px=run.picture_size_px)
         if isinstance(validation, str | Path)
         else validation
     )

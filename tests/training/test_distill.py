@@ -29,6 +29,7 @@ from canvit_gym.model.heads import (
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.training.distill import (
+    PROBE,
     Distillation,
     DistillationBatch,
     DistillationObjective,
@@ -39,8 +40,8 @@ from canvit_gym.training.distill import (
     features_at,
     head_start,
 )
-from canvit_gym.training.loop import Loop, Pace, TrainingDiverged
-from canvit_gym.training.pretrain import batch_of
+from canvit_gym.training.loop import Loop, Pace, TrainingDiverged, peaks_of, update
+from canvit_gym.training.pretrain import batch_of, prepare_compile
 from canvit_gym.training.rollouts import coarse_to_fine
 from canvit_gym.training.teachers.base import TeacherFeatures
 
@@ -277,7 +278,7 @@ def test_a_run_leaves_a_checkpoint_that_fuses_with_the_teachers_classes(tmp_path
     record = json.loads((tmp_path / "config.json").read_text())["training"]
     assert record["finished_steps"] == 2 and record["lr"] == run.lr
     weight, bias = TinyTeacher(classes=16).classifier  # type: ignore[misc]
-    fused = CanViTForImageClassification.fuse(found, probe_weight=weight, probe_bias=bias)
+    fused = CanViTForImageClassification.from_pretrained_with_probe(tmp_path, tmp_path / PROBE)
     state = found.init_state(batch_size=1, canvas_grid_size=4)
     cls = objective._destandardized(found.predict_teacher_cls(state))
     torch.testing.assert_close(fused.logits(state), cls @ weight.T + bias, rtol=1e-4, atol=1e-4)
@@ -530,3 +531,22 @@ def test_label_loss_is_the_cross_entropy_of_the_fused_classifier() -> None:
     torch.testing.assert_close(found, wanted.detach(), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="label_loss need the teacher's classifier"):
         DistillationObjective(run, teacher_dim=DIM)
+
+
+@pytest.mark.slow
+def test_compiled_backward_is_that_of_the_plain_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast, with several backward passes outside it, as on a GPU."""
+    config = torch._functorch.config
+    monkeypatch.setattr(config, "backward_pass_autocast", config.backward_pass_autocast)
+    run = replace(RUN, precision="bfloat16", scenes_per_step=2, statistics_scenes=2)
+    found = []
+    for compiled in (False, True):
+        objective = objective_of(run)
+        if compiled:
+            prepare_compile()
+            objective.kept.canvit.compile(dynamic=False, backend="aot_eager")
+        peaks, batch = peaks_of(objective), batches_of(run)[0]
+        steps = [update(objective, batch, step=step, peaks=peaks) for step in range(2)]
+        found.append(torch.tensor([[float(s["loss"]), float(s["grad_norm"])] for s in steps]))
+    # bfloat16 rounds to 2^-8 of a value; sums of many such values lie nearer.
+    torch.testing.assert_close(found[1], found[0], rtol=2**-8, atol=0)

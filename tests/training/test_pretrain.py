@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,13 @@ from canvit_gym.scenes.folder import FolderScenes
 from canvit_gym.training import pretrain as pretraining
 from canvit_gym.training.distill import Distillation
 from canvit_gym.training.features import export, write_index
-from canvit_gym.training.pretrain import begin_with, begin_with_teacher, pretrain
+from canvit_gym.training.pretrain import (
+    begin_with,
+    begin_with_teacher,
+    open_judged,
+    open_scenes,
+    pretrain,
+)
 from canvit_gym.training.settings import load_preset, make_run, merged, parse_settings, preset_names
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -308,3 +315,12 @@ def test_a_teacher_without_blocks_is_refused(tmp_path: Path) -> None:
     run = replace(RUN, init_from_teacher=True)
     with pytest.raises(ValueError, match="tiny has no blocks that a CanViT could take over"):
         pretrain(run, scenes="emoji", teacher=TinyTeacher(), out=tmp_path, workers=0)
+
+
+def test_parts_of_a_data_set_train_and_validate(imagenet_folder: Path, tmp_path: Path) -> None:
+    for part, wnids in (("train", ("n01440764", "n01443537")), ("val", ("n02123045",))):
+        for wnid in wnids:
+            shutil.copytree(imagenet_folder / wnid, tmp_path / part / wnid)
+    assert len(open_scenes(tmp_path, size_px=64)) == 4
+    assert len(open_judged(tmp_path, size_px=64)) == 2
+    assert len(open_scenes(tmp_path / "train", size_px=64)) == 4
