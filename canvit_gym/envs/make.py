@@ -55,6 +55,7 @@ from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.scenes.imagenette import NAME as IMAGENETTE
 from canvit_gym.scenes.imagenette import imagenette
 from canvit_gym.scenes.layouts import open_scenes
+from canvit_gym.scenes.stored import StoredScenes
 from canvit_gym.tasks.base import Task
 from canvit_gym.tasks.classification import Classification
 from canvit_gym.tasks.depth import CanViTForDepth, Depth
@@ -140,7 +141,8 @@ def naming(
 
     Raises ValueError where scenes that know their labels have some without one.
     """
-    unlabelled = int((np.asarray(getattr(scenes, "labels", ())) < 0).sum())
+    labels = getattr(scenes, "labels", ()) if isinstance(scenes, StoredScenes) else ()
+    unlabelled = int((np.asarray(labels) < 0).sum())
     if unlabelled:
         raise ValueError(
             f"{unlabelled} of the {len(scenes)} scenes given have no label, so nothing can be named"

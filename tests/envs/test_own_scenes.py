@@ -56,6 +56,14 @@ def test_a_split_chooses_among_several(mini_checkpoint: str) -> None:
         gym.make(EMOJI, split="test", scenes=Grey(), backbone=mini_checkpoint)
 
 
+class Worded(Grey):
+    labels = ("dark", "darker")  # whatever this means to its author
+
+
+def test_what_else_an_object_has_is_its_own(mini_checkpoint: str) -> None:
+    gym.make(EMOJI, scenes=Worded(), backbone=mini_checkpoint).reset(seed=0)
+
+
 class Nameless(Grey):
     class_names = None  # type: ignore[assignment]
 
