@@ -1,4 +1,4 @@
-"""Train the embedded mini CanViT on generated scenes: `python -m canvit_gym.training.mini train`.
+"""Train the embedded mini CanViT on generated scenes: `canvit-gym pretrain --preset mini`.
 
 Fresh scenes at every step, short rollouts of glimpses, and three questions after each glimpse:
 which animal is it (recurrent CLS), what is at each canvas cell (canvas), and what is under each
@@ -6,6 +6,7 @@ patch of the glimpse (glimpse tokens; this one is what makes a small ViT start t
 viewpoints are random, with a bias toward objects, and follow no policy. Muon for matrices, AdamW
 for the rest. A run saves as it goes and continues where it stopped; scenes and viewpoints are
 functions of (seed, step), so a continued run sees what an unbroken one would have seen.
+`python -m canvit_gym.training.mini` measures a checkpoint.
 """
 
 from __future__ import annotations
@@ -425,34 +426,22 @@ def _chunks(num_scenes: int, size: int = 200) -> Iterator[range]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a mistake in the arguments is one sentence on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(prog="python -m canvit_gym.training.mini", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    defaults = MiniTraining()
-    trainer = commands.add_parser("train", help="train, or continue, a mini CanViT")
-    trainer.add_argument("--out", type=Path, required=True, help="directory of the run")
-    trainer.add_argument("--steps", type=int, default=defaults.steps)
-    trainer.add_argument("--seed", type=int, default=defaults.seed)
-    trainer.add_argument("--device", default="cpu")
-    trainer.add_argument(
-        "--compile", action="store_true", help="torch.compile the core (needs a C++ compiler)"
+    """Measure a checkpoint; a mistake is one sentence on stderr and exit status 2."""
+    parser = argparse.ArgumentParser(
+        prog="python -m canvit_gym.training.mini",
+        description="Measure a mini CanViT on unseen scenes.",
     )
-    judge = commands.add_parser("evaluate", help="measure a checkpoint on unseen scenes")
-    judge.add_argument("checkpoint", nargs="?", default="mini")
-    judge.add_argument("--split", default="test", choices=("train", "test", "test_style"))
-    judge.add_argument("--scenes", type=int, default=2000)
+    parser.add_argument("checkpoint", nargs="?", default="mini")
+    parser.add_argument("--split", default="test", choices=("train", "test", "test_style"))
+    parser.add_argument("--scenes", type=int, default=2000)
     args = parser.parse_args(arguments)
     try:
-        if args.command == "train":
-            run = MiniTraining(steps=args.steps, seed=args.seed)
-            train(run, out=args.out, device=args.device, compile_model=args.compile)
-        else:
-            asked = {"split": args.split, "num_scenes": args.scenes}
-            figures = evaluate(args.checkpoint, **asked) | probe_canvas(args.checkpoint, **asked)
-            print(json.dumps({"split": args.split, "scenes": args.scenes, **figures}, indent=2))
+        asked = {"split": args.split, "num_scenes": args.scenes}
+        figures = evaluate(args.checkpoint, **asked) | probe_canvas(args.checkpoint, **asked)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(json.dumps({"split": args.split, "scenes": args.scenes, **figures}, indent=2))
     return 0
 
 

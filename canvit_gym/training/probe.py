@@ -1,4 +1,4 @@
-"""Train a probe of a frozen CanViT's canvas: `python -m canvit_gym.training.probe train`.
+"""Train a probe of a frozen CanViT's canvas: `canvit-gym probe --preset ours` or `mini`.
 
 A probe reads classes, or depths, from the canvas. Whatever the backbone (flagship, mini, a
 directory), each step shows it fresh random rollouts and fits the probe to the canvas after every
@@ -8,6 +8,7 @@ EmojiScenes, or the training pictures of a folder. The probe of the best validat
 
 A run saves as it goes and continues where it stopped; scenes, augmentation, viewpoints and dropout
 are functions of (seed, step), so a continued run sees what an unbroken one would have seen.
+`python -m canvit_gym.training.probe` measures a probe.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from torchvision.transforms import v2
 from canvit_gym.envs.rollout import Precision, Rollout
 from canvit_gym.errors import require_choice
 from canvit_gym.geometry import (
-    MINI_GLIMPSE,
     OFFICIAL_GLIMPSE,
     GlimpseSpec,
     Viewpoint,
@@ -45,13 +45,14 @@ from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretra
 from canvit_gym.preprocess import IMAGENET_MEAN, decode, normalize, open_picture, to_rgb
 from canvit_gym.scenes.ade20k import ADE20KScenes
 from canvit_gym.scenes.base import IGNORE, Scene, Scenes
-from canvit_gym.scenes.emoji import EMOJI, EmojiScenes
+from canvit_gym.scenes.emoji import EMOJI
 from canvit_gym.tasks.depth.probing import DepthProbing
 from canvit_gym.tasks.probing import Probing
 from canvit_gym.tasks.segmentation.probing import SegmentationProbing
 from canvit_gym.training.common import EpochOrder, generator_for, grid_values, seed_for
 from canvit_gym.training.loop import Figures, Finished, Loop, Pace
 from canvit_gym.training.schedules import half_cosine, warmup
+from canvit_gym.training.settings import load_preset, make_run
 
 KINDS: dict[str, Probing] = {"segmentation": SegmentationProbing(), "depth": DepthProbing()}
 """The tasks that probes are trained for, by name."""
@@ -137,28 +138,11 @@ class ProbeTraining:
         )
 
 
-PRESETS = {
-    "official": ProbeTraining(),
-    # Made to fit: minutes on two cores. Half of the rollouts begin with the full scene, because
-    # that is how environments start. In 500 steps a peak of 0.03 did as well as or better than 0.01
-    # and 0.003.
-    "mini": ProbeTraining(
-        steps=1200,
-        scenes_per_step=32,
-        num_glimpses=5,
-        full_scene_share=0.5,
-        lr=3e-2,
-        warmup_steps=50,
-        scene_size_px=EmojiScenes.size_px,
-        glimpse_size_px=MINI_GLIMPSE.glimpse_size_px,
-        canvas_grid_size=MINI_GLIMPSE.canvas_grid_size,
-        min_scale=MINI_GLIMPSE.min_scale,
-        label_size_px=MINI_GLIMPSE.canvas_grid_size,
-        precision="float32",
-        validate_every=300,
-        first_scene=1_000_000,  # the mini itself saw the first 217,600
-    ),
-}
+def preset(name: str) -> ProbeTraining:
+    """The run that a preset of ours describes."""
+    settings = load_preset(name, command="probe")
+    settings.pop("recipe")
+    return make_run(ProbeTraining, settings)
 
 
 # -- scenes ---------------------------------------------------------------------------------------
@@ -547,23 +531,28 @@ _EVALUATION_SETTINGS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a mistake in the arguments is one sentence on stderr and exit status 2."""
+    """Measure a probe; a mistake in the arguments is one sentence on stderr and exit status 2."""
     args = _parser().parse_args(arguments)
     try:
         given = {
-            field.name: getattr(args, field.name)
-            for field in fields(ProbeTraining)
-            if getattr(args, field.name, None) is not None
+            name: getattr(args, name)
+            for name in _EVALUATION_SETTINGS
+            if getattr(args, name) is not None
         }
-        preset = args.preset or ("mini" if args.scenes == EMOJI else "official")
-        run = replace(PRESETS[preset], **given)
-        names = {"backbone": args.backbone, "scenes": args.scenes, "device": args.device}
-        if args.command == "train":
-            train(run, out=args.out, workers=args.workers, **names)
-        else:
-            asked = {"probe": args.probe, "num_scenes": args.num_scenes}
-            figures = {split: evaluate(run, split=split, **asked, **names) for split in args.split}
-            print(json.dumps(figures, indent=2))
+        run = replace(preset(args.preset or ("mini" if args.scenes == EMOJI else "ours")), **given)
+        figures = {
+            split: evaluate(
+                run,
+                backbone=args.backbone,
+                probe=args.probe,
+                scenes=args.scenes,
+                split=split,
+                num_scenes=args.num_scenes,
+                device=args.device,
+            )
+            for split in args.split
+        }
+        print(json.dumps(figures, indent=2))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -572,29 +561,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m canvit_gym.training.probe", description=__doc__
+        prog="python -m canvit_gym.training.probe", description="Measure a probe of the canvas."
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    trainer = commands.add_parser("train", help="train, or continue, a probe")
-    trainer.add_argument("--out", type=Path, required=True, help="directory of the run")
-    trainer.add_argument("--workers", type=int, default=1, help="processes that prepare scenes")
-    judge = commands.add_parser("evaluate", help="measure a probe")
-    judge.add_argument("--probe", required=True, help="official id, directory or embedded name")
-    judge.add_argument("--split", nargs="+", default=["test"])
-    judge.add_argument("--num-scenes", type=int, default=1000)
-    for command in (trainer, judge):
-        command.add_argument(
-            "--backbone", required=True, help="official id, directory or embedded name"
-        )
-        command.add_argument("--scenes", required=True, help=f"{EMOJI!r}, or a folder")
-        command.add_argument("--device", default="cpu")
-        command.add_argument(
-            "--preset", choices=tuple(PRESETS), help="by default mini for emoji, else official"
-        )
-        for field in fields(ProbeTraining):
-            if command is trainer or field.name in _EVALUATION_SETTINGS:
-                flag = "--" + field.name.replace("_", "-")
-                command.add_argument(flag, type=type(field.default), help="in place of the preset")
+    parser.add_argument("--probe", required=True, help="official id, directory or embedded name")
+    parser.add_argument("--split", nargs="+", default=["test"])
+    parser.add_argument("--num-scenes", type=int, default=1000)
+    parser.add_argument("--backbone", required=True, help="official id, directory or embedded name")
+    parser.add_argument("--scenes", required=True, help=f"{EMOJI!r}, or a folder")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--preset", choices=("mini", "ours"), help="by default mini for emoji, else ours"
+    )
+    for field in fields(ProbeTraining):
+        if field.name in _EVALUATION_SETTINGS:
+            flag = "--" + field.name.replace("_", "-")
+            parser.add_argument(flag, type=type(field.default), help="in place of the preset")
     return parser
 
 

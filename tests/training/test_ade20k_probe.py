@@ -156,6 +156,7 @@ def test_presets_cover_the_published_probes() -> None:
     runs = {
         name: make_run(ADE20KProbeTraining, load_preset(name, command="probe"))
         for name in preset_names("probe")
+        if name not in ("mini", "ours")
     }
     for grid in (8, 9, 10, 12, 16, 24, 32, 64):
         assert runs[f"ade20k-c{grid}"] == replace(runs["ade20k-c32"], canvas_grid_size=grid)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from canvit_agents.cli.main import main
 from canvit_gym.geometry import check_inside
 from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.scenes.emoji import EmojiScenes
@@ -158,3 +159,18 @@ def test_evaluation_gives_four_accuracies(unbroken: Path) -> None:
     figures = evaluate(str(unbroken), split="test", num_scenes=6)
     assert set(figures) == {"full", "oracle", "kept", "random"}
     assert all(0 <= value <= 1 and (value * 6).is_integer() for value in figures.values())
+
+
+def test_the_command_trains_and_continues(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], unbroken: Path
+) -> None:
+    settings = [f"{k}={getattr(RUN, k)}" for k in ("steps", "scenes_per_step", "warmup_steps",
+                                                   "decay_steps", "short_steps")]  # fmt: skip
+    flags = ["pretrain", "--preset", "mini", "--out", str(tmp_path), "--set", *settings]
+    assert main(flags) == 0, capsys.readouterr().err
+    ours, theirs = ((out / "model.safetensors").read_bytes() for out in (tmp_path, unbroken))
+    assert ours == theirs
+    assert main(flags) == 2 and "add --resume" in capsys.readouterr().err
+    assert main([*flags, "--resume"]) == 0
+    assert main([*flags, "--resume", "--teacher", "x"]) == 2
+    assert "'mini' has no use for --teacher; leave that out" in capsys.readouterr().err

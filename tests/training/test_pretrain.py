@@ -324,3 +324,8 @@ def test_parts_of_a_data_set_train_and_validate(imagenet_folder: Path, tmp_path:
     assert len(open_scenes(tmp_path, size_px=64)) == 4
     assert len(open_judged(tmp_path, size_px=64)) == 2
     assert len(open_scenes(tmp_path / "train", size_px=64)) == 4
+
+
+def test_what_a_preset_needs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--preset", "flagship", "--out", str(tmp_path)]) == 2
+    assert "'flagship' needs --scenes and --teacher; give that" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from canvit_agents.cli.main import main as canvit_gym_command
 from canvit_gym.geometry import check_inside
 from canvit_gym.model.canvit import CanViT
 from canvit_gym.model.checkpoints import checkpoint_sha256, resolve_checkpoint
@@ -25,7 +26,6 @@ from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.training import common, probe
 from canvit_gym.training.common import grid_labels
 from canvit_gym.training.probe import (
-    PRESETS,
     AugmentedADE20K,
     ProbeTraining,
     draw_viewpoints,
@@ -34,12 +34,14 @@ from canvit_gym.training.probe import (
     load_backbone,
     main,
     make_rollout,
+    preset,
     probe_loss,
     train,
     training_scenes,
     validate,
 )
 
+PRESETS = {name: preset(name) for name in ("mini", "ours")}
 RUN = replace(
     PRESETS["mini"],
     steps=6,
@@ -267,8 +269,8 @@ def test_the_loss_is_the_mean_over_glimpses() -> None:
 
 def test_viewpoints_are_random_and_may_begin_with_the_full_scene() -> None:
     shares = {}
-    for name, preset in PRESETS.items():
-        run = replace(preset, scenes_per_step=400)
+    for name, usual in PRESETS.items():
+        run = replace(usual, scenes_per_step=400)
         views = draw_viewpoints(run, generator=torch.Generator().manual_seed(0))
         assert len(views) == run.num_glimpses
         for view in views:
@@ -276,7 +278,7 @@ def test_viewpoints_are_random_and_may_begin_with_the_full_scene() -> None:
             assert view.scales.min() >= run.min_scale
         assert all(bool((view.scales < 1).all()) for view in views[1:])
         shares[name] = float((views[0].scales == 1).float().mean())
-    assert shares["official"] == 0 and 0.4 < shares["mini"] < 0.6
+    assert shares["ours"] == 0 and 0.4 < shares["mini"] < 0.6
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
@@ -343,22 +345,25 @@ def test_annotations_of_another_data_set_are_refused(tmp_path: Path) -> None:
 def test_command_line_on_a_folder(
     ade20k: Path, backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common_flags = [
-        "--backbone", backbone, "--scenes", str(ade20k), "--scene-size-px", "32",
-        "--glimpse-size-px", "16", "--canvas-grid-size", "4", "--label-size-px", "32",
-        "--scenes-per-step", "2", "--num-glimpses", "2", "--precision", "float32",
-    ]  # fmt: skip
+    small = {"scene_size_px": 32, "glimpse_size_px": 16, "canvas_grid_size": 4,
+             "label_size_px": 32, "scenes_per_step": 2, "num_glimpses": 2,
+             "precision": "float32"}  # fmt: skip
+    common_flags = ["--backbone", backbone, "--scenes", str(ade20k)]
+    short = {"steps": 3, "warmup_steps": 1, "validation_scenes": 2}
+    settings = [f"{name}={value}" for name, value in (small | short).items()]
     out = tmp_path / "run"
-    train_flags = ["--out", str(out), "--steps", "3", "--warmup-steps", "1"]
-    assert main(["train", *common_flags, *train_flags, "--validation-scenes", "2"]) == 0
+    flags = ["probe", "--preset", "ours", *common_flags, "--out", str(out), "--set", *settings]
+    assert canvit_gym_command(flags) == 0, capsys.readouterr().err
     found = SegmentationProbe.from_pretrained(out)
     assert found.num_classes == len(CLASS_NAMES) == 150
     record = json.loads((out / "config.json").read_text())["training"]
-    assert record["lr"] == PRESETS["official"].lr and record["full_scene_share"] == 0
+    assert record["lr"] == PRESETS["ours"].lr and record["full_scene_share"] == 0
 
     capsys.readouterr()
     splits = ["--split", "train", "test"]
-    assert main(["evaluate", *common_flags, "--probe", str(out), *splits]) == 0
+    for name, value in small.items():
+        common_flags += ["--" + name.replace("_", "-"), str(value)]
+    assert main([*common_flags, "--probe", str(out), *splits]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert {split: figures[split]["scenes"] for split in figures} == {"train": 5, "test": 3}
     for split in figures.values():
@@ -368,15 +373,18 @@ def test_command_line_on_a_folder(
 
 
 BAD = {
-    "warmup": (["--steps", "5", "--warmup-steps", "5"], "warmup_steps is 5 and steps 5"),
-    "steps": (["--steps", "0"], "steps is 0"),
-    "share": (["--full-scene-share", "2"], "full_scene_share is 2.0; give 0.0 to 1"),
-    "precision": (["--precision", "half"], "precision is 'half'"),
-    "scene size": (["--scene-size-px", "64"], "generated scenes have 128 px"),
+    "warmup": (["--set", "steps=5", "warmup_steps=5"], "warmup_steps is 5 and steps 5"),
+    "steps": (["--set", "steps=0"], "steps is 0"),
+    "share": (["--set", "full_scene_share=2"], "full_scene_share is 2.0; give 0.0 to 1"),
+    "precision": (["--set", "precision=half"], "precision is 'half'"),
+    "task": (["--set", "task=naming"], "task is 'naming'"),
+    "scene size": (["--set", "scene_size_px=64"], "generated scenes have 128 px"),
     "no folder": (["--scenes", "nowhere"], "There is no folder"),
     "no backbone": (["--backbone", "./nothing"], "Checkpoint './nothing' was not found"),
     "a probe": (["--backbone", "mini-seg-probe"], "this is a segmentation probe"),
-    "patches": (["--glimpse-size-px", "30"], "multiples of 8 px"),
+    "patches": (["--set", "glimpse_size_px=30"], "multiples of 8 px"),
+    "a teacher": (["--teacher", "x"], "is of a canvas; give a backbone and no teacher"),
+    "preset": (["--preset", "official"], "preset is 'official'; choose one of ade20k-c10"),
 }
 
 
@@ -384,11 +392,19 @@ BAD = {
 def test_bad_input_is_one_sentence(
     flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["--backbone", "mini", "--scenes", "emoji", "--out", str(tmp_path / "out")]
-    assert main(["train", *given, "--workers", "0", *flags]) == 2
+    given = ["probe", "--preset", "mini", "--backbone", "mini", "--scenes", "emoji"]
+    out = ["--out", str(tmp_path / "out"), "--workers", "0"]
+    assert canvit_gym_command([*given, *out, *flags]) == 2
     printed = capsys.readouterr().err
     message = printed[printed.index("error: ") :]
     assert said in message and message.count("\n") == 1
+
+
+def test_measuring_what_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--backbone", "mini", "--scenes", "emoji", "--probe", "./nothing"]
+    assert main(given) == 2
+    message = capsys.readouterr().err
+    assert "'./nothing' was not found" in message and message.count("\n") == 1
 
 
 def test_the_shipped_probe_reads_the_minis_canvas() -> None:

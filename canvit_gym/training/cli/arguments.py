@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from canvit_gym.training.settings import Command, load_preset, make_run, merged, parse_settings
 
-RunT = TypeVar("RunT")
+if TYPE_CHECKING:
+    from canvit_gym.training.processes import Processes
 
 
 def add_run(parser: argparse.ArgumentParser, *, preset: str) -> None:
@@ -40,18 +42,34 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(args: argparse.Namespace, kind: type[RunT], *, command: Command) -> RunT:
+def settings_of(
+    args: argparse.Namespace, kinds: Mapping[str, type[Any]], *, command: Command
+) -> Any:
     """The run that the arguments describe.
+
+    kinds: its dataclass, by the preset's `recipe`; the first where it has none.
 
     Raises FileExistsError where `out` holds one and --resume was not given, and ValueError for
     settings that make no sense.
     """
+    from canvit_gym.errors import require_choice
     from canvit_gym.training.common import has_snapshot
 
-    changes: dict[str, Any] = parse_settings(args.set)
-    run = make_run(kind, merged(load_preset(args.preset, command=command), changes))
+    settings = load_preset(args.preset, command=command)
+    recipe = settings.pop("recipe", next(iter(kinds)))
+    require_choice("recipe", recipe, kinds)
+    run = make_run(kinds[recipe], merged(settings, parse_settings(args.set)))
     if has_snapshot(args.out) and not args.resume:
         raise FileExistsError(
             f"{args.out} holds a run already; add --resume to continue it, or choose another --out."
         )
     return run
+
+
+def require_alone(processes: Processes, *, what: str) -> None:
+    """Raise ValueError where there are several processes, which `what` does not share."""
+    if processes.world > 1:
+        raise ValueError(
+            f"{what} trains in one process, but there are {processes.world}; run it without "
+            "torchrun."
+        )

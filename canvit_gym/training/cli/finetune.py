@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from canvit_gym.training.finetune import FineTuning, finetune
     from canvit_gym.training.processes import launched
 
-    settings = settings_of(args, FineTuning, command="finetune")
+    settings = settings_of(args, {"published": FineTuning}, command="finetune")
     with launched(args.device) as (processes, device):
         finetune(
             settings,
