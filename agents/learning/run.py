@@ -18,9 +18,14 @@ from typing import Any, Protocol
 from canvit_agents.judging.manifest import versions
 from canvit_agents.policies.networks import PolicyNetwork
 from canvit_agents.policies.saved import RECORD, PolicyRecord, save_policy
-from canvit_gym.files import append_line, read_json, write_json, write_text
+from canvit_gym.files import append_line, read_json, write_json
 from canvit_gym.model.identity import BackboneIdentity
-from canvit_gym.training.common import has_snapshot, load_snapshot, save_snapshot
+from canvit_gym.training.common import (
+    has_snapshot,
+    load_snapshot,
+    save_snapshot,
+    trim_lines,
+)
 
 RUN, CURVE = "run.json", "curve.jsonl"
 
@@ -122,17 +127,7 @@ class Run:
 
     def trim_curve(self, timesteps: int) -> None:
         """Drop lines of the learning curve that lie after the snapshot: they come again."""
-        path = self.out / CURVE
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                before = json.loads(line)["timesteps"] <= timesteps
-            except (ValueError, KeyError, TypeError):  # a line that was cut off
-                continue
-            kept += [line + "\n"] if before else []
-        write_text(path, "".join(kept))
+        trim_lines(self.out / CURVE, key="timesteps", last=timesteps)
 
     def _require_same(self, before: dict[str, Any]) -> None:
         was = before.get("hyperparameters")

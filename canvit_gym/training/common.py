@@ -64,14 +64,18 @@ def append_log(out: Path, **figures: Any) -> None:
 
 
 def trim_log(out: Path, *, step: int) -> None:
-    """Drop lines of the run's log that lie after `step`, which come again, and lines cut off."""
-    path = out / _LOG
+    """Drop lines of the run's log that lie after `step`, which come again."""
+    trim_lines(out / _LOG, key="step", last=step)
+
+
+def trim_lines(path: Path, *, key: str, last: int) -> None:
+    """Drop the lines of JSON whose `key` is more than `last`, and lines that were cut off."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            before = json.loads(line)["step"] <= step
+            before = json.loads(line)[key] <= last
         except (ValueError, KeyError, TypeError):  # a line that was cut off
             continue
         kept += [line + "\n"] if before else []

@@ -10,12 +10,14 @@ config.json and model.safetensors: what is trained, as of the last snapshot or t
 from __future__ import annotations
 
 import math
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -208,23 +210,29 @@ class Loop(Generic[BatchT]):
         return True
 
     def run(self) -> None:
-        """Train until the last step, from where `restore` continued."""
+        """Train until the last step, from where `restore` continued.
+
+        SIGUSR1 asks for a snapshot behind the step that is being made; one process alone listens.
+        """
         self.processes.broadcast(self.objective.model)
         if self.processes.is_first:
             trim_log(self.out, step=self._progress.step)
             self._board = _Board(self.out, self._progress.step)
+        # Several processes would have to agree on the step.
+        request = _SaveOnRequest(listens=self.processes.world == 1)
         try:
-            self._run()
+            self._run(request)
         finally:
+            request.close()
             if self._board is not None:
                 self._board.close()
 
-    def _run(self) -> None:
+    def _run(self, request: _SaveOnRequest) -> None:
         at, pace = self._progress, self.pace
         started = time.monotonic() - at.seconds
         steps = range(at.step, pace.steps)
         loader = DataLoader(
-            self.batches,
+            _Prepared(self.batches),
             sampler=steps,
             batch_size=None,
             num_workers=self.workers,
@@ -234,6 +242,8 @@ class Loop(Generic[BatchT]):
         if steps and at.step == 0 and pace.validate_first:
             self._validate()
         for step, batch in zip(bar, loader, strict=False):
+            if isinstance(batch, _Failure):
+                raise batch.error
             figures = update(
                 self.objective, batch, step=step, peaks=self._peaks, processes=self.processes
             )
@@ -244,7 +254,7 @@ class Loop(Generic[BatchT]):
                 self._log(bar)
             if pace.validate_every and (at.step % pace.validate_every == 0 or is_last):
                 self._validate()
-            if at.step % pace.save_every == 0 or is_last:
+            if at.step % pace.save_every == 0 or is_last or request.take():
                 self._save()
             at.seconds = time.monotonic() - started
 
@@ -334,6 +344,48 @@ class Loop(Generic[BatchT]):
             f"Training diverged: {what}; the last snapshot in {self.out} is from before that. Give "
             "lower learning rates or more warm-up, and another --out."
         )
+
+
+class _Prepared(Dataset[Any]):
+    """Batches that other processes prepare: where one can not be made, what that raised, for a
+    loader would bury its sentence under a traceback."""
+
+    def __init__(self, batches: Dataset[Any]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Any:
+        try:
+            return self.batches[step]
+        except Exception as error:
+            return _Failure(error)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: Exception
+
+
+class _SaveOnRequest:
+    """Whether SIGUSR1 came, which cluster schedulers send before they end a job; in the main thread
+    of a process alone, where signals are handled."""
+
+    def __init__(self, *, listens: bool) -> None:
+        self.requested = False
+        self._former: Any = None
+        if listens and hasattr(signal, "SIGUSR1") and current_thread() is main_thread():
+            self._former = signal.signal(signal.SIGUSR1, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.requested = True
+
+    def take(self) -> bool:
+        """Whether a request came since the last time."""
+        requested, self.requested = self.requested, False
+        return requested
+
+    def close(self) -> None:
+        if self._former is not None:
+            signal.signal(signal.SIGUSR1, self._former)
 
 
 class _Board:

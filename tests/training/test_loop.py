@@ -144,3 +144,37 @@ def test_a_place_that_can_not_be_written_to_is_refused_at_once(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="part of that path is a file"):
         loop_of(RUN, tmp_path / "file" / "run").restore()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_batch_raised_is_its_own_sentence(tmp_path: Path, workers: int) -> None:
+    class Gone(torch.utils.data.Dataset[Any]):
+        def __getitem__(self, step: int) -> Any:
+            raise OSError("the pictures are gone; look for them.")
+
+    loop = loop_of(replace(RUN, steps=2), tmp_path)
+    loop.batches, loop.workers = Gone(), workers
+    with pytest.raises(OSError) as caught:
+        loop.run()
+    assert str(caught.value) == "the pictures are gone; look for them."
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal of POSIX")
+def test_a_signal_asks_for_a_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = replace(RUN, steps=6, save_every=100)
+    objective = objective_of(run)
+    backward = objective.backward
+
+    def signalled(batch: Any, *, step: int) -> dict[str, torch.Tensor]:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        if step == 4:
+            assert step_of(tmp_path) == 3
+            raise KeyboardInterrupt
+        return backward(batch, step=step)
+
+    monkeypatch.setattr(objective, "backward", signalled)
+    before = signal.getsignal(signal.SIGUSR1)
+    with pytest.raises(KeyboardInterrupt):
+        loop_of(run, tmp_path, objective).run()
+    assert signal.getsignal(signal.SIGUSR1) == before
