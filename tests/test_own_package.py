@@ -91,7 +91,7 @@ def test_it_is_trained_judged_and_reported(site: Path, command: Callable[..., st
     command("report", "run")
     page = (folder / "run/report.html").read_text()
     assert "believed brightness" in page and "true brightness" in page
-    assert "cells about right" in page and "CannotReplay" not in page
+    assert "cells about right" in page and "without episodes" not in page
 
 
 @pytest.mark.usefixtures("importable")

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     env_id = env_id_of(args.env)
     trained = trained_env_kwargs(args.policies, env_id=env_id)
     benchmark = make_benchmark(
-        env_id, split=args.split, env_kwargs={**trained, **environment_kwargs(args)}
+        args.env, split=args.split, env_kwargs={**trained, **environment_kwargs(args)}
     )
     policies = make_policies(args.policies, env_id=env_id, env=benchmark.env)
     scenes = benchmark.env.scenes

@@ -44,9 +44,11 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """An environment to be judged in, and how it was asked for."""
+    """An environment to be judged in, and how it was asked for: `name` is the id, with the module
+    that registers it where one was given."""
 
     env_id: str
+    name: str
     split: str
     env_kwargs: dict[str, Any]
     env: CanViTVectorEnv
@@ -59,7 +61,7 @@ def make_benchmark(
 
     Raises ValueError where there is no such id, or it makes no CanViTVectorEnv.
     """
-    env_id = env_id_of(env_id)
+    name, env_id = env_id, env_id_of(env_id)
     kwargs = dict(env_kwargs or {})
     if "split" in kwargs:
         raise ValueError(
@@ -71,7 +73,7 @@ def make_benchmark(
         env_id, num_envs=1, vectorization_mode="vector_entry_point", split=split, **kwargs
     ).unwrapped
     assert isinstance(env, CanViTVectorEnv)
-    return Benchmark(env_id=env_id, split=split, env_kwargs=kwargs, env=env)
+    return Benchmark(env_id=env_id, name=name, split=split, env_kwargs=kwargs, env=env)
 
 
 def _require_ours(env_id: str) -> None:
@@ -180,7 +182,7 @@ def settings_of(
     env, rollout = benchmark.env, policy.rollout
     task = rollout.task
     settings: dict[str, Any] = {
-        "env": benchmark.env_id,
+        "env": benchmark.name,
         "env_kwargs": benchmark.env_kwargs,
         "split": benchmark.split,
         "num_scenes": num_scenes,

@@ -171,10 +171,10 @@ def make_playground(
     policy: whom to ask, as `policies.make_policy` names it. Raises what making the environment and
     the policies does.
     """
-    env_id = env_id_of(env_id)
+    name, env_id = env_id, env_id_of(env_id)
     asked = () if policy is None else (policy,)
     kwargs = {**trained_env_kwargs(asked, env_id=env_id), **(env_kwargs or {})}
-    benchmark = make_benchmark(env_id, split=split, env_kwargs=kwargs)
+    benchmark = make_benchmark(name, split=split, env_kwargs=kwargs)
     names = dict.fromkeys((*_RIVALS, *asked))
     rivals = make_policies(names, env_id=env_id, env=benchmark.env)
     return Playground(benchmark=benchmark, rivals=rivals, advisor=policy, seed=seed)

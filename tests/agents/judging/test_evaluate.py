@@ -51,7 +51,9 @@ QUICK = ("random", "full_then_random", "coarse_to_fine", "target")
 
 @pytest.fixture
 def benchmark(make_vector: MakeVector) -> Benchmark:
-    return Benchmark(env_id=ENV, split="train", env_kwargs={}, env=make_vector(1, budget=2))
+    return Benchmark(
+        env_id=ENV, name=ENV, split="train", env_kwargs={}, env=make_vector(1, budget=2)
+    )
 
 
 def quick(benchmark: Benchmark, names: tuple[str, ...] = QUICK) -> dict[str, Policy]:

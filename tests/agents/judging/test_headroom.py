@@ -47,7 +47,9 @@ EVERYONE = [
 def benchmark(make_vector: Callable[..., CanViTVectorEnv]) -> Benchmark:
     env = make_vector(1, budget=2)
     env.scenes = TEST
-    return Benchmark(env_id="CanViT-Emoji-v0", split="test", env_kwargs={}, env=env)
+    return Benchmark(
+        env_id="CanViT-Emoji-v0", name="CanViT-Emoji-v0", split="test", env_kwargs={}, env=env
+    )
 
 
 def run(benchmark: Benchmark, out: Path | None = None, **changes: Any) -> dict[str, Any]:
