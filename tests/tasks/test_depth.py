@@ -20,7 +20,7 @@ from canvit_gym.scenes.base import Scene
 from canvit_gym.scenes.emoji import EmojiScenes
 from canvit_gym.tasks.base import HasEntropyMap, LabelsPlaces, ScoresPlaces, Verdict
 from canvit_gym.tasks.depth import POTENTIALS, CanViTForDepth, Depth, DepthProbe
-from canvit_gym.training.probe import PRESETS, ProbeTraining, evaluate, train
+from canvit_gym.training.probe import ProbeTraining, evaluate, preset, train
 
 BINS = (0.0, 0.5, 1.0, 1.5, 2.0)
 ID = "CanViT-EmojiDepth-v0"
@@ -174,11 +174,11 @@ def test_the_shipped_probe_is_that_of_the_shipped_mini() -> None:
     config = json.loads((resolve_checkpoint("mini-depth-probe") / "config.json").read_text())
     record = config["training"]
     assert record["backbone_sha256"] == checkpoint_sha256("mini")
-    preset = replace(PRESETS["mini"], task="depth")
+    made = replace(preset("mini"), task="depth")
     for name in ProbeTraining.__dataclass_fields__:
-        assert record[name] == getattr(preset, name), name
+        assert record[name] == getattr(made, name), name
     found = evaluate(
-        preset, backbone="mini", probe="mini-depth-probe", scenes="emoji", split="test",
+        made, backbone="mini", probe="mini-depth-probe", scenes="emoji", split="test",
         num_scenes=64, device="cpu",
     )["f_iid"]  # fmt: skip
     assert found["explained"] == sorted(found["explained"])  # every glimpse tells something
@@ -214,7 +214,7 @@ def test_a_folder_of_pictures_and_depths_is_played(tmp_path: Path) -> None:
 def test_a_probe_is_trained_on_a_folder(tmp_path: Path) -> None:
     folder = nyu_folder(tmp_path / "nyu", count=12)
     run = replace(
-        PRESETS["mini"], task="depth", steps=4, scenes_per_step=2, num_glimpses=2, warmup_steps=1,
+        preset("mini"), task="depth", steps=4, scenes_per_step=2, num_glimpses=2, warmup_steps=1,
         validate_every=2, validation_scenes=2,
     )  # fmt: skip
     out = tmp_path / "out"
