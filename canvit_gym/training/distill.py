@@ -22,7 +22,6 @@ from torchvision.transforms import v2
 
 from canvit_gym.errors import require_choice, require_int, require_number
 from canvit_gym.geometry import (
-    GlimpseSpec,
     Viewpoint,
     grid_in_scene,
     sample_at_viewpoint,
@@ -167,14 +166,6 @@ class Distillation:
             raise ValueError(
                 f"start_lr is {self.start_lr} and lr {self.lr}; give 0 < start_lr <= lr."
             )
-
-    @property
-    def glimpse(self) -> GlimpseSpec:
-        return GlimpseSpec(
-            glimpse_size_px=self.glimpse_size_px,
-            canvas_grid_size=self.canvas_grid_size,
-            min_scale=self.min_scale,
-        )
 
 
 class DistillationBatch(NamedTuple):

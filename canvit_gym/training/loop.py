@@ -283,6 +283,7 @@ class Loop(Generic[BatchT]):
 
     def _validate(self) -> None:
         at, objective = self._progress, self.objective
+        self.processes.average_statistics(objective.model)
         if self.processes.is_first:
             try:
                 figures = objective.validate()
@@ -307,6 +308,7 @@ class Loop(Generic[BatchT]):
         """Replace the snapshot, and the checkpoint where validations do not choose it."""
         self._settle()
         at, objective = self._progress, self.objective
+        self.processes.average_statistics(objective.model)
         bad = [
             name
             for name, tensor in objective.model.state_dict().items()

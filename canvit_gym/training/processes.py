@@ -64,6 +64,18 @@ class Processes:
         for p, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             p.grad = mean.view_as(p) if p.grad is None else p.grad.copy_(mean.view_as(p))
 
+    @torch.no_grad()
+    def average_statistics(self, model: nn.Module) -> None:
+        """Average the running statistics of BatchNorms, each of which saw its share alone."""
+        if self.world == 1:
+            return
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for statistics in (module.running_mean, module.running_var):
+                    if statistics is not None:
+                        distributed.all_reduce(statistics)
+                        statistics /= self.world
+
     def average(self, values: Tensor) -> Tensor:
         """The mean of these numbers over the processes."""
         if self.world > 1:

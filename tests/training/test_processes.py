@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from test_ade20k_probe import RUN as PROBE_RUN
 from test_distill import RUN, TinyTeacher, batches_of
+from test_finetune import RUN as TUNE_RUN
 from torch import Tensor, multiprocessing
 
 from canvit_gym.training import processes as module
 from canvit_gym.training.__main__ import main
+from canvit_gym.training.ade20k_probe import train_ade20k_probe
 from canvit_gym.training.distill import Distillation, DistillationObjective, SceneBatches
+from canvit_gym.training.finetune import finetune
 from canvit_gym.training.pretrain import pretrain
 from canvit_gym.training.processes import Processes, launched
 
@@ -69,14 +73,17 @@ def _child(
     pretrain_and_record(run, out, out.parent / f"{out.name}-{rank}.pt")
 
 
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
 def in_processes(
     world: int, run: Distillation, out: Path, *, stop_at: int | None = None
 ) -> list[dict[str, Any]]:
     """What each of these processes recorded."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    arguments = (world, port, list(sys.path), run, out, stop_at)
+    arguments = (world, _free_port(), list(sys.path), run, out, stop_at)
     multiprocessing.spawn(_child, arguments, nprocs=world)
     return [torch.load(out.parent / f"{out.name}-{rank}.pt") for rank in range(world)]
 
@@ -118,6 +125,45 @@ def test_processes_continue_a_run_exactly_and_in_another_number(tmp_path: Path) 
     for name, tensor in torch.load(tmp_path / "alone.pt")["model"].items():
         # Muon makes of rounding in a gradient that is near zero up to a step of 0.02.
         torch.testing.assert_close(tensor, whole[name], rtol=0, atol=0.02, msg=name)
+
+
+def _tune_child(
+    rank: int, world: int, port: int, path: list[str], folder: Path, ade20k: Path
+) -> None:
+    sys.path[:] = path
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )  # fmt: skip
+    with launched("cpu") as (processes, device):
+        tuned = finetune(
+            TUNE_RUN, init="mini", probe=None, scenes="emoji", out=folder / "tuned", device=device,
+            workers=0, processes=processes, show=False,
+        )  # fmt: skip
+        probe = train_ade20k_probe(
+            PROBE_RUN, scenes=ade20k, out=folder / "probe", backbone="mini", device=device,
+            workers=0, processes=processes, show=False,
+        )  # fmt: skip
+    found = {"tuned": tuned.state_dict(), "probe": probe.state_dict()}
+    torch.save(found, folder / f"{rank}.pt")
+
+
+@pytest.mark.slow
+def test_the_other_objectives_are_shared_too(tmp_path: Path, ade20k_folder: Path) -> None:
+    arguments = (2, _free_port(), list(sys.path), tmp_path, ade20k_folder)
+    multiprocessing.spawn(_tune_child, arguments, nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name, tensors in first.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(second[name][key], tensor), key
+    alone = finetune(
+        TUNE_RUN, init="mini", probe=None, scenes="emoji", out=tmp_path / "alone", workers=0,
+        show=False,
+    )  # fmt: skip
+    for key, tensor in alone.state_dict().items():
+        # Rounding of a tiny gradient may turn a step of some 2.5e-5 around.
+        torch.testing.assert_close(first["tuned"][key], tensor, rtol=0, atol=1e-5, msg=key)
 
 
 def test_shares_are_disjoint_and_whole() -> None:
