@@ -20,8 +20,10 @@ import sys
 for name in ("stable_baselines3", "yaml", "tensorboard", "matplotlib", "pyarrow"):
     sys.modules[name] = None  # importing it now raises, as if it were not installed
 import gymnasium
-for env_id in ("CanViT-Emoji-v0", "CanViT-EmojiSeg-v0"):
-    env = gymnasium.make("canvit_gym:" + env_id, split="test")
+for env_id in ("CanViT-Emoji-v0", "CanViT-EmojiSeg-v0", "CanViT-IN1k-v0"):
+    # By its name, for asking for the official one needs PyYAML, which the hub's library brings.
+    own = {"backbone": "mini-in1k"} if env_id == "CanViT-IN1k-v0" else {}
+    env = gymnasium.make("canvit_gym:" + env_id, split="test", **own)
     observation, info = env.reset(seed=0)
     _, reward, *_ = env.step(env.action_space.sample())
 import canvit_gym

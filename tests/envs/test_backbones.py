@@ -83,6 +83,21 @@ def test_a_fresh_machine_plays_at_once(stand_in: str) -> None:
     assert time.monotonic() - started < 30
 
 
+def test_the_embedded_mini_names_photographs(offline: list[str]) -> None:
+    env: Any = gym.make(IN1K, backbone="mini-in1k", scenes="album", action="tile")
+    batch = env.unwrapped.batch
+    assert batch.rollout.glimpse == MINI_GLIMPSE and batch.scenes.size_px == 128
+    probs = []
+    for index in range(len(batch.scenes)):
+        env.reset(options={"scene": index})
+        for tile in (1, 2, 3, 4):
+            _, _, terminated, _, info = env.step(tile)
+        probs.append(info["potential_after"]["prob"])
+        assert terminated
+    # Most classes of the album were hardly in its training, and chance is one in a thousand.
+    assert np.mean(probs) > 1 / 1000 and offline == []
+
+
 def test_the_checkers_are_content_with_it(stand_in: str) -> None:
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
     with pytest.warns(UserWarning):
