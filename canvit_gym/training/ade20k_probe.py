@@ -189,7 +189,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         with torch.random.fork_rng(devices=[]):
             for place, number in zip(places, range(count)[self.share], strict=True):
                 torch.manual_seed(base + number)
-                batch.append(self.scenes[self.indices[place]])
+                batch.append(self.scenes[int(self.indices[place])])
         return stacked(batch)
 
 
@@ -281,7 +281,7 @@ class ADE20KProbeObjective:
         counts: list[Tensor] = []
         for start in range(0, len(indices), run.scenes_per_step):
             pictures, masks = stacked(
-                [scenes[i] for i in indices[start : start + run.scenes_per_step]]
+                [scenes[int(i)] for i in indices[start : start + run.scenes_per_step]]
             )
             masks = masks.to(self.device)
             views = [

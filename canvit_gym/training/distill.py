@@ -236,7 +236,7 @@ class SceneBatches(Dataset[DistillationBatch]):
     def __getitem__(self, step: int) -> DistillationBatch:
         count = self.run.scenes_per_step
         places = self.order.indices(step, count)[self.share]
-        batch = [self.scenes[self.indices[place]] for place in places]
+        batch = [self.scenes[int(self.indices[place])] for place in places]
         pictures = torch.from_numpy(np.stack([scene.picture for scene in batch]))
         if self.augment is not None:
             # Of each scene its own draws, so that they are the same in whichever process it is.

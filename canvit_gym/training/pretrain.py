@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -290,12 +290,13 @@ def _shuffled(scenes: Scenes, *, seed: int) -> Sequence[int]:
     if getattr(scenes, "exchangeable", False):
         return range(len(scenes))
     generator = generator_for("held out", seed=seed, step=0)
-    return torch.randperm(len(scenes), generator=generator).tolist()
+    # An array, because worker processes would each make a copy of a list's millions of numbers.
+    return cast(Sequence[int], torch.randperm(len(scenes), generator=generator).numpy())
 
 
 def batch_of(scenes: Scenes, indices: Sequence[int]) -> DistillationBatch:
     """The scenes at these indices, as they are."""
-    batch = [scenes[index] for index in indices]
+    batch = [scenes[int(index)] for index in indices]
     return DistillationBatch(
         pictures=torch.from_numpy(np.stack([scene.picture for scene in batch])),
         labels=torch.tensor([scene.label for scene in batch]),

@@ -93,8 +93,11 @@ class Processes:
 def launched(device: str) -> Iterator[tuple[Processes, str]]:
     """Gives the processes that torchrun launched, or this one alone, and this one's device.
 
-    With "cuda" each process takes the GPU of its local rank.
+    With "cuda" each process takes the GPU of its local rank. GPUs multiply float32 matrices in
+    TF32, as the published runs did.
     """
+    if device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Processes(), device
