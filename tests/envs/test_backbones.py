@@ -65,7 +65,7 @@ def messages(said: Any) -> list[str]:
     return [str(warning.message) for warning in said if warning.category is UserWarning]
 
 
-def test_a_fresh_machine_plays_at_once(stand_in: str) -> None:
+def test_a_fresh_machine_plays_at_once() -> None:
     started = time.monotonic()
     with pytest.warns(UserWarning) as said:
         env = gym.make(f"canvit_gym:{IN1K}")
@@ -98,7 +98,7 @@ def test_the_embedded_mini_names_photographs(offline: list[str]) -> None:
     assert np.mean(probs) > 1 / 1000 and offline == []
 
 
-def test_the_checkers_are_content_with_it(stand_in: str) -> None:
+def test_the_checkers_are_content_with_it() -> None:
     checker = pytest.importorskip("stable_baselines3.common.env_checker")
     with pytest.warns(UserWarning):
         env, other = gym.make(IN1K), gym.make(IN1K, action="cell")
