@@ -57,7 +57,7 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from canvit_gym.training import features
-    from canvit_gym.training.pretrain import open_pictures
+    from canvit_gym.training.sources import open_pictures
 
     if args.step == "index":
         index = features.write_index(

@@ -22,7 +22,7 @@ from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretra
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.base import Scenes
 from canvit_gym.scenes.layouts import open_scenes
-from canvit_gym.training.pretrain import batch_of
+from canvit_gym.training.batches import batch_of
 from canvit_gym.training.rollouts import coarse_to_fine
 from canvit_gym.training.teachers import Teacher, load_teacher
 

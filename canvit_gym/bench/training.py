@@ -24,7 +24,9 @@ from canvit_gym.bench.model import REFERENCE, reference_config, reference_versio
 from canvit_gym.geometry import MINI_GLIMPSE, OFFICIAL_GLIMPSE, GlimpseSpec
 from canvit_gym.model.config import CanViTConfig
 from canvit_gym.preprocess import normalize
-from canvit_gym.training.distill import Distillation, DistillationBatch, DistillationObjective
+from canvit_gym.training.batches import DistillationBatch
+from canvit_gym.training.common import compile_core
+from canvit_gym.training.distill import Distillation, DistillationObjective
 from canvit_gym.training.loop import peaks_of, update
 from canvit_gym.training.mini import MINI_CONFIG
 
@@ -90,7 +92,7 @@ def our_update(setting: Setting, *, device: str, compiled: bool) -> Callable[[],
     batch, steps = setting.batch(), iter(range(10**9))
     objective.fit_standardizers([batch])
     if compiled:
-        objective.kept.canvit.compile(dynamic=False)
+        compile_core(objective.kept.canvit)
     peaks = peaks_of(objective)
     return lambda: update(objective, batch, step=next(steps), peaks=peaks)["loss"]
 

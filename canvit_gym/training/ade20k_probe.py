@@ -28,10 +28,10 @@ from canvit_gym.model.segmentation import SegmentationProbe
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.ade20k import ADE20KScenes
 from canvit_gym.scenes.base import IGNORE, Scenes
+from canvit_gym.training.batches import held_out_indices
 from canvit_gym.training.common import EpochOrder, generator_for, seed_for
 from canvit_gym.training.distill import Precision
 from canvit_gym.training.loop import Figures, Finished, Loop, Pace
-from canvit_gym.training.pretrain import held_out_indices
 from canvit_gym.training.probe import AugmentedADE20K, load_backbone
 from canvit_gym.training.processes import Processes
 from canvit_gym.training.rollouts import draw_viewpoint

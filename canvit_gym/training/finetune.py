@@ -23,19 +23,14 @@ from canvit_gym.geometry import Viewpoint, sample_at_viewpoint
 from canvit_gym.model.checkpoints import load_model
 from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretraining
 from canvit_gym.scenes.base import Scenes
-from canvit_gym.training.common import generator_for
-from canvit_gym.training.distill import Precision, SceneBatches
+from canvit_gym.training.batches import SceneBatches, batch_of, held_out_indices
+from canvit_gym.training.common import compile_core, generator_for
+from canvit_gym.training.distill import Precision
 from canvit_gym.training.loop import Figures, Finished, Loop, Pace
-from canvit_gym.training.pretrain import (
-    batch_of,
-    held_out_indices,
-    open_judged,
-    open_scenes,
-    prepare_compile,
-)
 from canvit_gym.training.processes import Processes
 from canvit_gym.training.rollouts import coarse_to_fine, draw_viewpoint, scenes_of
 from canvit_gym.training.schedules import half_cosine, warmup
+from canvit_gym.training.sources import open_judged, open_scenes
 
 ValidationPolicy = Literal["full_then_random", "coarse_to_fine"]
 
@@ -361,7 +356,6 @@ def finetune(
     )
     loop.restore()
     if compile_model:
-        prepare_compile()
-        model.canvit.compile(dynamic=False)
+        compile_core(model.canvit)
     loop.run()
     return model

@@ -43,7 +43,7 @@ from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.base import Box, Scenes
 from canvit_gym.scenes.emoji import FIRST_STUFF, EmojiScenes, Split
-from canvit_gym.training.common import grid_labels, mask_at
+from canvit_gym.training.common import compile_core, grid_labels, mask_at
 from canvit_gym.training.loop import Figures, Finished, Loop, Pace
 from canvit_gym.training.muon import Muon
 
@@ -305,7 +305,7 @@ def train(run: MiniTraining, *, out: Path, device: str, compile_model: bool) -> 
     )
     loop.restore()
     if compile_model:
-        objective.model.classifier.canvit.compile(dynamic=False)
+        compile_core(objective.model.classifier.canvit)
     loop.run()
 
 

@@ -5,63 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from canvit_gym.model.heads import CanViTForPretraining
-from canvit_gym.scenes import layouts
 from canvit_gym.scenes.base import Scenes
-from canvit_gym.scenes.emoji import EmojiScenes
-from canvit_gym.scenes.stored import Split, StoredScenes
-from canvit_gym.training.common import generator_for
-from canvit_gym.training.distill import (
-    Distillation,
+from canvit_gym.scenes.stored import StoredScenes
+from canvit_gym.training.batches import (
     DistillationBatch,
-    DistillationObjective,
     FeatureBatches,
     SceneBatches,
+    batch_of,
     feature_batch,
-    head_start,
+    held_out_indices,
 )
+from canvit_gym.training.common import compile_core
+from canvit_gym.training.distill import Distillation, DistillationObjective, head_start
 from canvit_gym.training.features import FeatureShards
 from canvit_gym.training.loop import Loop, Pace
 from canvit_gym.training.processes import Processes
+from canvit_gym.training.sources import open_judged, open_scenes
 from canvit_gym.training.teachers import Teacher, load_teacher
 
-EMOJI = "emoji"
-"""The name of the generated scenes; any other name is that of a folder of pictures."""
-
 _LOG_EVERY = 20
-
-
-def open_scenes(name: str | Path, *, size_px: int) -> Scenes:
-    """Scenes that backbones train on, by name; ValueError or OSError where there are none."""
-    if name != EMOJI:
-        return open_pictures(name, size_px=size_px)
-    if size_px != EmojiScenes.size_px:
-        raise ValueError(
-            f"picture_size_px is {size_px}, but generated scenes have {EmojiScenes.size_px} px; "
-            "give that."
-        )
-    return EmojiScenes(split="backbone")
-
-
-def open_pictures(root: str | Path, *, size_px: int) -> StoredScenes:
-    """The pictures of a folder in any of the usual layouts: the training pictures where it has such
-    a part, else all; ValueError or OSError where there are none."""
-    root = Path(root).expanduser()
-    split: Split = "train" if layouts.recognise(root).parts else "all"
-    return layouts.open_scenes(root, size_px=size_px, split=split)
-
-
-def open_judged(name: str | Path, *, size_px: int) -> Scenes:
-    """Scenes to validate on, by name: the validation pictures where a folder has such a part."""
-    if name == EMOJI:
-        return open_scenes(name, size_px=size_px)
-    return layouts.open_scenes(name, size_px=size_px)
 
 
 def pretrain(
@@ -193,8 +161,7 @@ def train(
                 head_start(batches if every_scene is None else every_scene, run)
             )
     if compile_model:
-        prepare_compile()
-        objective.kept.canvit.compile(dynamic=False)
+        compile_core(objective.kept.canvit)
     loop.run()
 
 
@@ -246,11 +213,6 @@ def begin_with_teacher(model: CanViTForPretraining, teacher: Teacher | None) -> 
     backbone.load_state_dict(theirs)
 
 
-def prepare_compile() -> None:
-    """Let compiled models run backward outside autocast: they would assume the forward's."""
-    torch._functorch.config.backward_pass_autocast = "off"
-
-
 def _hold_out(
     scenes: Scenes, run: Distillation, validation: str | Path | Scenes | None
 ) -> tuple[Sequence[int], DistillationBatch | None]:
@@ -264,43 +226,6 @@ def _hold_out(
     )
     chosen, judged = held_out_indices(scenes, others, count=run.validation_scenes, seed=run.seed)
     return chosen, batch_of(scenes if others is None else others, judged)
-
-
-def held_out_indices(
-    scenes: Scenes, others: Scenes | None, *, count: int, seed: int
-) -> tuple[Sequence[int], Sequence[int]]:
-    """Which scenes to train on, and which to validate on: at most `count` of the others, or as many
-    of the same, which are held out.
-
-    Raises ValueError where none would be left to train on.
-    """
-    if others is not None:
-        return range(len(scenes)), _shuffled(others, seed=seed)[:count]
-    if len(scenes) <= count:
-        raise ValueError(
-            f"There are {len(scenes)} scenes, but validation_scenes is {count}; hold out fewer, so "
-            "that some are left to train on."
-        )
-    order = _shuffled(scenes, seed=seed)
-    return order[count:], order[:count]
-
-
-def _shuffled(scenes: Scenes, *, seed: int) -> Sequence[int]:
-    """All indices in an order that the seed decides; as they are where any is as good."""
-    if getattr(scenes, "exchangeable", False):
-        return range(len(scenes))
-    generator = generator_for("held out", seed=seed, step=0)
-    # An array, because worker processes would each make a copy of a list's millions of numbers.
-    return cast(Sequence[int], torch.randperm(len(scenes), generator=generator).numpy())
-
-
-def batch_of(scenes: Scenes, indices: Sequence[int]) -> DistillationBatch:
-    """The scenes at these indices, as they are."""
-    batch = [scenes[int(index)] for index in indices]
-    return DistillationBatch(
-        pictures=torch.from_numpy(np.stack([scene.picture for scene in batch])),
-        labels=torch.tensor([scene.label for scene in batch]),
-    )
 
 
 def _open_features(

@@ -28,20 +28,18 @@ from canvit_gym.model.heads import (
 )
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.emoji import EmojiScenes
+from canvit_gym.training.batches import DistillationBatch, SceneBatches, _mirrored, batch_of
+from canvit_gym.training.common import compile_core
 from canvit_gym.training.distill import (
     PROBE,
     Distillation,
-    DistillationBatch,
     DistillationObjective,
     RunningMoments,
-    SceneBatches,
-    _mirrored,
     draw_length,
     features_at,
     head_start,
 )
 from canvit_gym.training.loop import Loop, Pace, TrainingDiverged, peaks_of, update
-from canvit_gym.training.pretrain import batch_of, prepare_compile
 from canvit_gym.training.rollouts import coarse_to_fine
 from canvit_gym.training.teachers.base import TeacherFeatures
 
@@ -543,8 +541,7 @@ def test_compiled_backward_is_that_of_the_plain_core(monkeypatch: pytest.MonkeyP
     for compiled in (False, True):
         objective = objective_of(run)
         if compiled:
-            prepare_compile()
-            objective.kept.canvit.compile(dynamic=False, backend="aot_eager")
+            compile_core(objective.kept.canvit, backend="aot_eager")
         peaks, batch = peaks_of(objective), batches_of(run)[0]
         steps = [update(objective, batch, step=step, peaks=peaks) for step in range(2)]
         found.append(torch.tensor([[float(s["loss"]), float(s["grad_norm"])] for s in steps]))

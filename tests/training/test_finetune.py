@@ -19,8 +19,8 @@ from canvit_gym.geometry import MINI_GLIMPSE, sample_at_viewpoint
 from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretraining
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.emoji import EmojiScenes
+from canvit_gym.training.batches import batch_of
 from canvit_gym.training.finetune import FineTuning, FineTuningObjective, finetune, load_start
-from canvit_gym.training.pretrain import batch_of
 from canvit_gym.training.settings import load_preset, make_run
 
 RUN = FineTuning(

@@ -26,11 +26,10 @@ from canvit_gym.training.features import export, write_index
 from canvit_gym.training.pretrain import (
     begin_with,
     begin_with_teacher,
-    open_judged,
-    open_scenes,
     pretrain,
 )
 from canvit_gym.training.settings import load_preset, make_run, merged, parse_settings, preset_names
+from canvit_gym.training.sources import open_judged, open_scenes
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "baseline": {},

@@ -21,7 +21,8 @@ from torch import Tensor, multiprocessing
 from canvit_gym.training import processes as module
 from canvit_gym.training.__main__ import main
 from canvit_gym.training.ade20k_probe import train_ade20k_probe
-from canvit_gym.training.distill import Distillation, DistillationObjective, SceneBatches
+from canvit_gym.training.batches import SceneBatches
+from canvit_gym.training.distill import Distillation, DistillationObjective
 from canvit_gym.training.finetune import finetune
 from canvit_gym.training.pretrain import pretrain
 from canvit_gym.training.processes import Processes, launched
