@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,3 +66,15 @@ def test_targets_are_labels(task: Classification) -> None:
 def test_as_many_names_as_classes(task: Classification) -> None:
     with pytest.raises(ValueError, match="names 16 classes but the scenes have 2"):
         Classification(model=task.model, class_names=("cat", "dog"))
+
+
+def test_scenes_without_a_label_are_refused_by_name(task: Classification) -> None:
+    for label in (-1, 16):
+        scene = replace(EmojiScenes(split="test")[3], label=label)
+        with pytest.raises(ValueError, match=rf"Scene emoji/test/3 has the label {label}, .* 16"):
+            task.targets([scene], device=torch.device("cpu"))
+
+
+def test_a_model_that_names_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="is a Linear, which lacks n_classes, logits; give it"):
+        Classification(model=torch.nn.Linear(1, 1), class_names=("cat",))  # type: ignore[arg-type]

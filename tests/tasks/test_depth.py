@@ -27,7 +27,7 @@ ID = "CanViT-EmojiDepth-v0"
 
 
 def make_task(label_size_px: int = 2) -> Depth:
-    return Depth(model=SimpleNamespace(log_depths=BINS), label_size_px=label_size_px)  # type: ignore[arg-type]
+    return Depth(model=SimpleNamespace(log_depths=BINS, logits=None), label_size_px=label_size_px)  # type: ignore[arg-type]
 
 
 def sure(bins: Any) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from canvit_gym.drawing import Panel
+from canvit_gym.errors import require_parts
 from canvit_gym.model.recurrent import RecurrentModel, State
 from canvit_gym.scenes.base import Scene
 from canvit_gym.tasks.base import Description, Judged, Metric, Verdict
@@ -50,6 +51,8 @@ class Classification:
     scoring: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
+        parts, protocol = ("n_classes", "logits"), "canvit_gym.tasks.classification.Classifier"
+        require_parts("The model of a classification", self.model, parts, protocol=protocol)
         if self.model.n_classes != len(self.class_names):
             raise ValueError(
                 f"The backbone names {self.model.n_classes} classes but the scenes have "
@@ -61,7 +64,15 @@ class Classification:
         return self.model.logits(state).log_softmax(dim=1)
 
     def targets(self, scenes: Sequence[Scene], *, device: torch.device) -> Tensor:
-        """Returns what the belief is scored against: labels, int64 [B]."""
+        """Returns what the belief is scored against: labels, int64 [B]; raises ValueError where one
+        is no index of `class_names`."""
+        for scene in scenes:
+            if not 0 <= scene.label < len(self.class_names):
+                raise ValueError(
+                    f"Scene {scene.name} has the label {scene.label}, which is none of the "
+                    f"{len(self.class_names)} classes that it is to be named as; choose scenes "
+                    "with labels."
+                )
         return torch.tensor([scene.label for scene in scenes], device=device)
 
     def judge(self, belief: Tensor, targets: Tensor) -> Verdict:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from canvit_gym.drawing import Panel
-from canvit_gym.errors import require_int
+from canvit_gym.errors import require_int, require_parts
 from canvit_gym.model.recurrent import RecurrentModel, State
 from canvit_gym.scenes.base import Scene
 from canvit_gym.tasks.base import Description, Judged, Metric, Verdict
@@ -79,6 +79,8 @@ class Depth:
     answer_title = "explained variance"
 
     def __post_init__(self) -> None:
+        parts, protocol = ("log_depths", "logits"), "canvit_gym.tasks.depth.DepthReader"
+        require_parts("The model of depth", self.model, parts, protocol=protocol)
         require_int("label_size_px", self.label_size_px, at_least=1, what="a side in pixels")
 
     @property

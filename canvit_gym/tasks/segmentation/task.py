@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from canvit_gym.drawing import Panel
+from canvit_gym.errors import require_parts
 from canvit_gym.model.recurrent import RecurrentModel, State
 from canvit_gym.scenes.base import IGNORE, Scene
 from canvit_gym.tasks.base import Description, Judged, Metric, Verdict
@@ -65,6 +66,8 @@ class Segmentation:
     answer_title = "mean IoU"
 
     def __post_init__(self) -> None:
+        parts, protocol = ("num_classes", "logits"), "canvit_gym.tasks.segmentation.Segmenter"
+        require_parts("The model of a segmentation", self.model, parts, protocol=protocol)
         if self.model.num_classes != len(self.class_names):
             raise ValueError(
                 f"The probe names {self.model.num_classes} classes but the scenes have "

@@ -36,7 +36,7 @@ def test_mean_iou_equals_the_reference() -> None:
     metrics = pytest.importorskip("canvit_pytorch.benchmarks.ade20k.metrics")
     classes, size = 11, 12
     task = Segmentation(
-        model=SimpleNamespace(num_classes=classes),  # type: ignore[arg-type]
+        model=SimpleNamespace(num_classes=classes, logits=None),  # type: ignore[arg-type]
         class_names=tuple(map(str, range(classes))),
         label_size_px=size,
     )
