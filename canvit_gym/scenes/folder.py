@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import get_args
+
+from PIL import Image
 
 from canvit_gym.errors import require_choice
 from canvit_gym.preprocess import (
@@ -111,6 +114,8 @@ class FolderScenes(FileScenes):
     **Unreadable pictures** are refused or replaced, as `FileScenes` says.
     """
 
+    has_whole_pictures = True
+
     def __init__(
         self,
         root: str | Path,
@@ -137,6 +142,12 @@ class FolderScenes(FileScenes):
             )
         self.labels = tuple(labels[name.partition("/")[0]] for name in kept)
         super().__init__(root=root, names=kept, size_px=size_px)
+
+    def _whole(self, index: int) -> AbstractContextManager[Image.Image]:
+        return open_picture(self.root / self.names[index])
+
+    def _label(self, index: int) -> int:
+        return self.labels[index]
 
     def _read(self, index: int) -> Scene:
         name = self.names[index]

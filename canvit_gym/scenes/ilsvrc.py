@@ -8,13 +8,16 @@ import csv
 import re
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import get_args
 
+from PIL import Image
+
 from canvit_gym.errors import require_choice
-from canvit_gym.preprocess import printable, read_picture, storage_error
+from canvit_gym.preprocess import open_picture, printable, read_picture, storage_error
 from canvit_gym.scenes.base import Scene
 from canvit_gym.scenes.folder import FileScenes, files_in
 from canvit_gym.scenes.imagenet import CLASS_NAMES, LABEL_OF_WNID, picture_name
@@ -59,6 +62,8 @@ class ValidationScenes(FileScenes):
 
     class_names: tuple[str, ...] = CLASS_NAMES
 
+    has_whole_pictures = True
+
     def __init__(
         self,
         root: str | Path,
@@ -98,6 +103,12 @@ class ValidationScenes(FileScenes):
 
     def name_of(self, index: int) -> str:
         return _scene_name(self.names[index], self.labels[index])
+
+    def _whole(self, index: int) -> AbstractContextManager[Image.Image]:
+        return open_picture(self.root / self.names[index])
+
+    def _label(self, index: int) -> int:
+        return self.labels[index]
 
     def _read(self, index: int) -> Scene:
         path = self.root / self.names[index]

@@ -20,7 +20,7 @@ from canvit_gym.scenes import table, tar
 from canvit_gym.scenes.base import Scene
 from canvit_gym.scenes.folder import PICTURE_SUFFIXES, FolderScenes, class_names_of, files_in
 from canvit_gym.scenes.ilsvrc import HINT, ValidationScenes, find_labels, validation_pictures
-from canvit_gym.scenes.stored import Classes, Labels, Split, StoredScenes, some
+from canvit_gym.scenes.stored import Classes, Crop, Labels, Split, StoredScenes, some
 
 LAYOUTS = (
     "accepted are class folders (n01440764/x.JPEG), ImageNet's ILSVRC2012_val_*.JPEG with their"
@@ -112,6 +112,7 @@ class JoinedScenes(StoredScenes):
     def __init__(self, parts: Sequence[tuple[str, StoredScenes]]) -> None:
         super().__init__(root=parts[0][1].root.parent, size_px=parts[0][1].size_px)
         self.parts = tuple(parts)
+        self.has_whole_pictures = all(scenes.has_whole_pictures for _, scenes in parts)
         self.class_names = max((scenes.class_names for _, scenes in parts), key=len)
 
     def __len__(self) -> int:
@@ -124,6 +125,11 @@ class JoinedScenes(StoredScenes):
     def _read(self, index: int) -> Scene:
         part, scenes, place = self._place(index)
         scene = scenes._read(place)
+        return replace(scene, name=f"{part}/{scene.name}")
+
+    def _cropped(self, index: int, crop: Crop) -> Scene:
+        part, scenes, place = self._place(index)
+        scene = scenes._cropped(place, crop)
         return replace(scene, name=f"{part}/{scene.name}")
 
     def _place(self, index: int) -> tuple[str, StoredScenes, int]:

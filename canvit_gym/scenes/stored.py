@@ -6,20 +6,26 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from operator import index as as_int
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from canvit_gym.preprocess import (
     PictureStorageError,
     UnreadablePictureError,
     printable,
     require_size_px,
+    to_rgb,
 )
 from canvit_gym.scenes.base import Scene
+
+Crop = Callable[[Image.Image], np.ndarray]
+"""What makes a scene's picture, uint8 [size_px, size_px, 3], of a whole RGB picture."""
 
 Split = Literal["all", "train", "test"]
 Classes = Literal["any", "imagenet"]
@@ -49,6 +55,9 @@ class StoredScenes:
     class_names: tuple[str, ...]
     mask_class_names: tuple[str, ...] = ()
     layout: str = ""
+    has_whole_pictures = False
+    """Whether `cropped` can be asked."""
+    upright = False
 
     def __init__(self, *, root: Path, size_px: int) -> None:
         self.size_px = require_size_px(size_px)
@@ -67,6 +76,27 @@ class StoredScenes:
         raise NotImplementedError
 
     def __getitem__(self, index: int) -> Scene:
+        return self._first_readable(index, self._read)
+
+    def cropped(self, index: int, crop: Crop) -> Scene:
+        """The scene with a crop of its whole picture in place of the central square; a damaged
+        picture is replaced alike."""
+        return self._first_readable(index, lambda index: self._cropped(index, crop))
+
+    def _cropped(self, index: int, crop: Crop) -> Scene:
+        with self._whole(index) as image:
+            picture = crop(to_rgb(image, upright=self.upright))
+        name, label = self.name_of(index), self._label(index)
+        return Scene(name=name, picture=picture, label=label, mask=None, target=None)
+
+    def _whole(self, index: int) -> AbstractContextManager[Image.Image]:
+        """The whole picture, as `preprocess.open_picture` gives it; where `has_whole_pictures`."""
+        raise NotImplementedError
+
+    def _label(self, index: int) -> int:
+        raise NotImplementedError
+
+    def _first_readable(self, index: int, read: Callable[[int], Scene]) -> Scene:
         first = as_int(index)
         if not 0 <= first < len(self):
             raise IndexError(
@@ -77,7 +107,7 @@ class StoredScenes:
             if position in self._unreadable:
                 continue
             try:
-                return self._read_twice(position)
+                return _read_twice(read, position)
             except PictureStorageError:
                 raise
             except UnreadablePictureError as error:
@@ -89,13 +119,14 @@ class StoredScenes:
             " the files are whole."
         )
 
-    def _read_twice(self, index: int) -> Scene:
-        """The scene; a failure counts only if it comes again."""
-        try:
-            return self._read(index)
-        except UnreadablePictureError:
-            time.sleep(_PAUSE_S)
-            return self._read(index)
+
+def _read_twice(read: Callable[[int], Scene], index: int) -> Scene:
+    """The scene; a failure counts only if it comes again."""
+    try:
+        return read(index)
+    except UnreadablePictureError:
+        time.sleep(_PAUSE_S)
+        return read(index)
 
 
 def shuffled(

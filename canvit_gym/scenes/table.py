@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
+from PIL import Image
 
 from canvit_gym.errors import require_choice, require_int, with_hint
 from canvit_gym.preprocess import (
     PictureStorageError,
+    open_picture,
     open_stored_picture,
     preprocess_picture,
     printable,
-    read_picture,
     storage_error,
 )
 from canvit_gym.scenes.base import Scene
@@ -71,6 +73,8 @@ class TableScenes(StoredScenes):
 
     Raises ModuleNotFoundError where pyarrow is not installed.
     """
+
+    has_whole_pictures = True
 
     def __init__(
         self,
@@ -203,7 +207,7 @@ class TableScenes(StoredScenes):
     def name_of(self, index: int) -> str:
         return self._row_name(int(self._rows[index]))
 
-    def _read(self, index: int) -> Scene:
+    def _whole(self, index: int) -> AbstractContextManager[Image.Image]:
         row = int(self._rows[index])
         number, place = self._place(row)
         where = f"{printable(self._tables[number].path)}: row {place}"
@@ -213,16 +217,21 @@ class TableScenes(StoredScenes):
             raise storage_error(where, error) from error
         data, path = (stored, None) if isinstance(stored, bytes) else _parts(stored)
         if data is not None:
-            with open_stored_picture(data, name=where) as image:
-                picture = preprocess_picture(image, self.size_px, upright=self.upright)
-        elif path:  # `datasets` may keep where a picture lies in place of its bytes
-            picture = read_picture(self.root / path, self.size_px, upright=self.upright)
-        else:
-            raise PictureStorageError(f"{where} holds no picture; save the data set again.")
+            return open_stored_picture(data, name=where)
+        if path:  # `datasets` may keep where a picture lies in place of its bytes
+            return open_picture(self.root / path)
+        raise PictureStorageError(f"{where} holds no picture; save the data set again.")
+
+    def _label(self, index: int) -> int:
+        return int(self._labels[self._rows[index]])
+
+    def _read(self, index: int) -> Scene:
+        with self._whole(index) as image:
+            picture = preprocess_picture(image, self.size_px, upright=self.upright)
         return Scene(
-            name=self._row_name(row),
+            name=self.name_of(index),
             picture=picture,
-            label=int(self._labels[row]),
+            label=self._label(index),
             mask=None,
             target=None,
         )

@@ -12,12 +12,14 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from canvit_gym.errors import require_choice, require_int
@@ -81,6 +83,8 @@ class TarScenes(StoredScenes):
     **Splits** "train" and "test" part the pictures four to one by a hash of their names, as those
     of `FolderScenes`. Pictures that can not be decoded are replaced, as `StoredScenes` says.
     """
+
+    has_whole_pictures = True
 
     def __init__(
         self,
@@ -214,9 +218,15 @@ class TarScenes(StoredScenes):
         shard = self.shards[self._index.shard[row]]
         return f"{printable(shard)}: {printable(self._index.key[row].decode())}"
 
+    def _whole(self, index: int) -> AbstractContextManager[Image.Image]:
+        return open_stored_picture(self.read(index), name=self._where(self._row(index)))
+
+    def _label(self, index: int) -> int:
+        return int(self._labels[self._row(index)])
+
     def _read(self, index: int) -> Scene:
         row = self._row(index)
-        with open_stored_picture(self.read(index), name=self._where(row)) as image:
+        with self._whole(index) as image:
             picture = preprocess_picture(image, self.size_px, upright=self.upright)
         return Scene(
             name=self._row_name(row),

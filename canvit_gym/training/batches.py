@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from canvit_gym.scenes.base import Scenes
+from canvit_gym.scenes.stored import StoredScenes
 from canvit_gym.training.common import EpochOrder, generator_for, seed_for
 from canvit_gym.training.features import FeatureShards
 from canvit_gym.training.processes import Processes
@@ -65,9 +66,12 @@ class SceneBatches(Dataset[DistillationBatch]):
         *,
         run: Pictures,
         processes: Processes | None = None,
+        whole: bool = False,
     ) -> None:
-        """processes: whose share of each batch this is."""
+        """processes: whose share of each batch this is. whole: whether random crops are of whole
+        pictures where scenes can give these, and not of the central square."""
         self.scenes, self.indices, self.run = scenes, indices, run
+        self.whole = whole and run.crop_area < 1 and getattr(scenes, "has_whole_pictures", False)
         self.share = (processes or Processes()).share(run.scenes_per_step)
         self.order = EpochOrder(
             len(indices), seed=run.seed, shuffled=not getattr(scenes, "exchangeable", False)
@@ -85,27 +89,32 @@ class SceneBatches(Dataset[DistillationBatch]):
     def __getitem__(self, step: int) -> DistillationBatch:
         count = self.run.scenes_per_step
         places = self.order.indices(step, count)[self.share]
-        batch = [self.scenes[int(self.indices[place])] for place in places]
-        pictures = torch.from_numpy(np.stack([scene.picture for scene in batch]))
-        if self.augment is not None:
-            # Of each scene its own draws, so that they are the same in whichever process it is.
-            base = seed_for("augmentation", seed=self.run.seed, step=step) * count
-            numbers = range(count)[self.share]
-            pictures = torch.stack(
-                [
-                    self._augmented(picture, seed=base + number)
-                    for picture, number in zip(pictures, numbers, strict=True)
-                ]
-            )
+        # Of each scene its own draws, so that they are the same in whichever process it is.
+        base = seed_for("augmentation", seed=self.run.seed, step=step) * count
+        batch = [
+            self._drawn(int(self.indices[place]), seed=base + number)
+            for place, number in zip(places, range(count)[self.share], strict=True)
+        ]
         return DistillationBatch(
-            pictures=pictures, labels=torch.tensor([scene.label for scene in batch])
+            pictures=torch.stack([picture for picture, _ in batch]),
+            labels=torch.tensor([label for _, label in batch]),
         )
 
-    def _augmented(self, picture: Tensor, *, seed: int) -> Tensor:
-        assert self.augment is not None
+    def _drawn(self, index: int, *, seed: int) -> tuple[Tensor, int]:
+        """A scene's picture, uint8 [S, S, 3], and its label."""
+        augment = self.augment
+        if augment is None:
+            scene = self.scenes[index]
+            return torch.tensor(scene.picture), scene.label
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.augment(picture.permute(2, 0, 1)).permute(1, 2, 0).contiguous()
+            if self.whole:
+                assert isinstance(self.scenes, StoredScenes)
+                scene = self.scenes.cropped(index, lambda image: np.array(augment(image)))
+                return torch.tensor(scene.picture), scene.label
+            scene = self.scenes[index]
+            picture = torch.tensor(scene.picture).permute(2, 0, 1)
+            return augment(picture).permute(1, 2, 0).contiguous(), scene.label
 
 
 class FeatureBatches(Dataset[DistillationBatch]):

@@ -55,8 +55,8 @@ class FineTuning:
     min_scale: float = 0.05
     flip: bool = True
     crop_area: float = 0.2
-    """Smallest share of a scene's area that a random crop of it shows. Crops are of the central
-    square; the published ones were of whole pictures."""
+    """Smallest share of a picture's area that a random crop of it shows. Crops are of whole
+    pictures where these are stored, else of scenes."""
 
     num_glimpses: int = 4
     full_scene_share: float = 1.0
@@ -339,7 +339,7 @@ def finetune(
     )
     loop = Loop(
         objective,
-        SceneBatches(source, chosen, run=run, processes=processes),
+        SceneBatches(source, chosen, run=run, processes=processes, whole=True),
         pace=Pace(
             steps=run.steps,
             save_every=run.save_every,

@@ -8,9 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,9 +21,10 @@ from canvit_gym.geometry import MINI_GLIMPSE, sample_at_viewpoint
 from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretraining
 from canvit_gym.preprocess import normalize
 from canvit_gym.scenes.emoji import EmojiScenes
-from canvit_gym.training.batches import batch_of
+from canvit_gym.training.batches import SceneBatches, batch_of
 from canvit_gym.training.finetune import FineTuning, FineTuningObjective, finetune, load_start
 from canvit_gym.training.settings import load_preset, make_run
+from canvit_gym.training.sources import open_scenes
 
 RUN = FineTuning(
     steps=4,
@@ -253,3 +256,23 @@ def test_scenes_that_do_not_fit_are_refused(
         objective_of(RUN, model).backward(unlabelled, step=0)
     with pytest.raises(ValueError, match="warmup_steps is 4 and steps 4; give fewer"):
         replace(RUN, warmup_steps=4)
+
+
+def test_random_crops_are_of_whole_pictures(tmp_path: Path) -> None:
+    """Of pictures three times as wide as high, crops show what no central square has."""
+    values = np.zeros((48, 144, 3), dtype=np.uint8)
+    values[:, :48] = values[:, 96:] = 255
+    (tmp_path / "n01440764").mkdir()
+    Image.fromarray(values).save(tmp_path / "n01440764" / "0.png")
+    scenes = open_scenes(tmp_path, size_px=32)
+    run = replace(RUN, scene_size_px=32, crop_area=0.2)
+    whole, square = (
+        SceneBatches(scenes, range(1), run=run, whole=whole)[0].pictures for whole in (True, False)
+    )
+    assert whole.shape == square.shape == (4, 32, 32, 3)
+    # Antialiasing mixes in some white at the edges of the black square.
+    assert square.float().mean() < 10 and whole.float().mean() > 60
+    again = SceneBatches(scenes, range(1), run=run, whole=True)[0].pictures
+    assert torch.equal(whole, again)
+    generated = SceneBatches(EmojiScenes(split="backbone"), range(9), run=RUN, whole=True)
+    assert not generated.whole  # which are squares
