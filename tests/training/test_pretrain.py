@@ -14,6 +14,7 @@ from test_distill import DIM, MODEL, RUN, TinyTeacher
 
 from canvit_agents.cli.main import main
 from canvit_gym.geometry import OFFICIAL_GLIMPSE, grid_centers
+from canvit_gym.model.checkpoints import resolve_checkpoint
 from canvit_gym.model.config import CanViTConfig
 from canvit_gym.model.heads import CanViTForPretraining
 from canvit_gym.model.rope import rotation_at
@@ -330,3 +331,21 @@ def test_parts_of_a_data_set_train_and_validate(imagenet_folder: Path, tmp_path:
 def test_what_a_preset_needs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "--preset", "flagship", "--out", str(tmp_path)]) == 2
     assert "'flagship' needs --scenes and --teacher; give that" in capsys.readouterr().err
+
+
+def test_the_embedded_mini_in1k_is_of_its_preset() -> None:
+    directory = resolve_checkpoint("mini-in1k")
+    record = json.loads((directory / "config.json").read_text())["training"]
+    run = json.loads(json.dumps(asdict(preset("mini-in1k"))))
+    # Settings that came later have the values that they had when there were none.
+    assert {name: run[name] for name in run if name in record} == {
+        name: value for name, value in record.items() if name in run
+    }
+    assert record["finished_steps"] == run["steps"]
+    assert record["teacher"] == "efficientnet-lite0"
+    assert sum(path.stat().st_size for path in directory.iterdir()) < 12e6
+    figures = json.loads((directory / "evaluation.json").read_text())["test"]
+    card = (directory / "README.md").read_text()
+    for policy in ("coarse_to_fine", "full_then_random"):
+        for share in figures[policy]["top1"]:
+            assert f"{share:.3f}" in card
