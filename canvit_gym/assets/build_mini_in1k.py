@@ -40,6 +40,7 @@ def build(run: Path, out: Path, *, pictures: dict[str, Path]) -> None:
         CanViTForPretraining.from_pretrained(run), probe_weight=weight, probe_bias=bias
     )
     record = json.loads((run / "config.json").read_text())["training"]
+    record["scenes"] = Path(record["scenes"]).name  # not where they lay
     model.save_pretrained(out, extra_config={"training": record})
     figures = {name: measure(model, teacher, root) for name, root in pictures.items()}
     write_json(out / "evaluation.json", figures)
