@@ -120,7 +120,7 @@ def test_chunks_of_scenes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     belief = torch.randn(3, len(BINS), 2, 2, generator=generator)
     targets = 2 * torch.rand(3, 4, 4, generator=generator)
     whole = task.judge(belief, targets).potentials
-    monkeypatch.setattr("canvit_gym.tasks.depth.task._CHUNK_BYTES", 1)
+    monkeypatch.setattr("canvit_gym.tasks.places._CHUNK_BYTES", 1)
     for name, value in task.judge(belief, targets).potentials.items():
         torch.testing.assert_close(value, whole[name])
 

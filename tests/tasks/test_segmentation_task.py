@@ -115,7 +115,7 @@ def test_chunks_of_scenes_change_nothing(
     belief = torch.randn(3, 47, 8, 8, generator=torch.Generator().manual_seed(1))
     masks = judge.targets([SCENES[i] for i in range(3)], device=CPU)
     whole = judge.judge(belief, masks)
-    monkeypatch.setattr("canvit_gym.tasks.segmentation.task._CHUNK_BYTES", 1)
+    monkeypatch.setattr("canvit_gym.tasks.places._CHUNK_BYTES", 1)
     parts = judge.judge(belief, masks)
     for name, value in whole.potentials.items():
         torch.testing.assert_close(parts.potentials[name], value)

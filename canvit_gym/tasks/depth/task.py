@@ -9,8 +9,6 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from canvit_gym.drawing import Panel
@@ -19,6 +17,7 @@ from canvit_gym.model.recurrent import RecurrentModel, State
 from canvit_gym.scenes.base import Scene
 from canvit_gym.tasks.base import Description, Judged, Metric, Verdict
 from canvit_gym.tasks.depth.pictures import depth_panels, describe_depth
+from canvit_gym.tasks.places import enlarged, reduced, scenes_at_once
 
 Potential = Literal[
     "neg_si_error", "neg_abs_rel", "explained", "delta1", "log_likelihood", "neg_entropy"
@@ -31,9 +30,6 @@ CLOSE = math.log(1.25)
 
 _LEAST = 1e-6
 """A variance of log depth below which a scene is flat."""
-
-_CHUNK_BYTES = 2**28
-"""Logits are enlarged for so many bytes of scenes at a time."""
 
 
 class DepthReader(RecurrentModel, Protocol):
@@ -145,7 +141,9 @@ class Depth:
         def decoded(logits: Tensor) -> Tensor:
             return torch.einsum("bkij,k->bij", logits.softmax(dim=1), bins)
 
-        return torch.cat([decoded(self._enlarged(part)) for part in self._chunks(belief)])
+        size = self.label_size_px
+        chunks = belief.split(scenes_at_once(belief, size_px=size))
+        return torch.cat([decoded(enlarged(part, size_px=size)) for part in chunks])
 
     def place_scores(self, belief: Tensor, targets: Tensor) -> Tensor:
         """Minus the square of d less its mean over the scene, at each pixel: what the scale-
@@ -156,11 +154,11 @@ class Depth:
     def _log_probs(self, belief: Tensor, targets: Tensor) -> Tensor:
         """Log probability of the bin that is nearest to the true log depth at each pixel, nats, 0
         where it is unknown: float32 [B, S, S]."""
+        size = self.label_size_px
+        chunk = scenes_at_once(belief, size_px=size)
         parts = [
-            log_prob(self._enlarged(part), true, log_depths=self.model.log_depths)
-            for part, true in zip(
-                self._chunks(belief), targets.split(self._at_once(belief)), strict=True
-            )
+            log_prob(enlarged(part, size_px=size), true, log_depths=self.model.log_depths)
+            for part, true in zip(belief.split(chunk), targets.split(chunk), strict=True)
         ]
         return torch.cat(parts)
 
@@ -190,29 +188,13 @@ class Depth:
         truth = judged.targets[0] if with_truth else None
         return describe_depth(believed, truth, figures=_figures(judged))
 
-    def _at_once(self, belief: Tensor) -> int:
-        """How many scenes' logits are enlarged at a time."""
-        return max(1, _CHUNK_BYTES // (4 * belief.shape[1] * self.label_size_px**2))
-
-    def _chunks(self, belief: Tensor) -> tuple[Tensor, ...]:
-        return belief.split(self._at_once(belief))
-
-    def _enlarged(self, belief: Tensor) -> Tensor:
-        size = self.label_size_px
-        if belief.shape[-1] == size:
-            return belief
-        return F.interpolate(belief, size=(size, size), mode="bilinear")
-
     def _depth(self, scene: Scene) -> np.ndarray:
         if scene.depth is None:
             raise ValueError(
                 f"Scene {scene.name} has no depth, which this task is judged by; choose scenes "
                 "with depth, such as a folder with rgb and depth, or EmojiScenes with depth=True."
             )
-        if len(scene.depth) == self.label_size_px:
-            return scene.depth
-        size = (self.label_size_px, self.label_size_px)
-        return np.asarray(Image.fromarray(scene.depth).resize(size, Image.Resampling.NEAREST))
+        return reduced(scene.depth, size_px=self.label_size_px)
 
 
 def _mean(values: Tensor, *, known: Tensor) -> Tensor:

@@ -9,8 +9,6 @@ from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from canvit_gym.drawing import Panel
@@ -18,14 +16,11 @@ from canvit_gym.errors import require_parts
 from canvit_gym.model.recurrent import RecurrentModel, State
 from canvit_gym.scenes.base import IGNORE, Scene
 from canvit_gym.tasks.base import Description, Judged, Metric, Verdict
+from canvit_gym.tasks.places import enlarged, reduced, scenes_at_once
 from canvit_gym.tasks.segmentation.pictures import describe_masks, mask_panels
 
 Potential = Literal["log_likelihood", "pixel_accuracy", "mean_iou", "neg_entropy"]
 POTENTIALS: tuple[Potential, ...] = get_args(Potential)
-
-_CHUNK_BYTES = 2**28
-"""Logits are enlarged for so many bytes of scenes at a time: one scene of 150 classes at 512 px
-takes 157 MB."""
 
 
 class Segmenter(RecurrentModel, Protocol):
@@ -104,8 +99,8 @@ class Segmentation:
         Outcome: intersection and union, int64 [B, classes], in pixels. Summed over scenes they
         give the dataset's IoU.
         """
-        size, num_classes = self.label_size_px, belief.shape[1]
-        chunk = max(1, _CHUNK_BYTES // (4 * num_classes * size**2))
+        size = self.label_size_px
+        chunk = scenes_at_once(belief, size_px=size)
         parts = [
             _compare(b, t, size_px=size)
             for b, t in zip(belief.split(chunk), targets.split(chunk), strict=True)
@@ -139,7 +134,7 @@ class Segmentation:
     def probabilities(self, belief: Tensor) -> Tensor:
         """Probabilities of the classes of each pixel, as masks have them: float32 [B, classes, S,
         S]."""
-        return _enlarged(belief, size_px=self.label_size_px).softmax(dim=1)
+        return enlarged(belief, size_px=self.label_size_px).softmax(dim=1)
 
     def panels(self, judged: Judged) -> list[Panel]:
         """Uncertainty, decoded and true mask, and what fills most of them."""
@@ -170,17 +165,14 @@ class Segmentation:
                 f"Scene {scene.name} has no mask, which segmentation is judged by; choose scenes "
                 "with masks, such as an ADE20K folder."
             )
-        if len(scene.mask) == self.label_size_px:
-            return scene.mask
-        size = (self.label_size_px, self.label_size_px)
-        return np.asarray(Image.fromarray(scene.mask).resize(size, Image.Resampling.NEAREST))
+        return reduced(scene.mask, size_px=self.label_size_px)
 
 
 def _compare(belief: Tensor, targets: Tensor, *, size_px: int) -> tuple[Tensor, Tensor, Tensor]:
     """Compares logits [B, C, G, G] and masks [B, S, S]: the sum of log p(class) over labelled
     pixels [B], and intersections and unions int64 [B, C]."""
     count, num_classes = belief.shape[:2]
-    logits = _enlarged(belief, size_px=size_px)
+    logits = enlarged(belief, size_px=size_px)
     labelled = targets != IGNORE
     labels = targets.long().masked_fill(~labelled, 0)
     at_label = logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(dim=1)
@@ -196,9 +188,3 @@ def _compare(belief: Tensor, targets: Tensor, *, size_px: int) -> tuple[Tensor, 
     intersection = areas(labels, labelled & (predictions == labels))
     union = areas(labels, labelled) + areas(predictions, labelled) - intersection
     return log_likelihood, intersection, union
-
-
-def _enlarged(belief: Tensor, *, size_px: int) -> Tensor:
-    if belief.shape[-1] == size_px:
-        return belief
-    return F.interpolate(belief, size=(size_px, size_px), mode="bilinear")
