@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from canvit_gym.scenes.base import Scenes
@@ -188,6 +188,31 @@ def batch_of(scenes: Scenes, indices: Sequence[int]) -> DistillationBatch:
         pictures=torch.from_numpy(np.stack([scene.picture for scene in batch])),
         labels=torch.tensor([scene.label for scene in batch]),
     )
+
+
+def in_order(
+    scenes: Scenes, indices: Sequence[int], *, batch_size: int, workers: int = 0
+) -> Iterator[tuple[Sequence[int], DistillationBatch]]:
+    """Batches of the scenes at these indices, one after the other, with the indices of each.
+
+    workers: processes that prepare them; 0 for none beside this one.
+    """
+    parts = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    loader = DataLoader(_Parts(scenes, parts), batch_size=None, num_workers=workers)
+    return zip(parts, loader, strict=True)
+
+
+class _Parts(Dataset[DistillationBatch]):
+    """The batch of each part of some indices."""
+
+    def __init__(self, scenes: Scenes, parts: Sequence[Sequence[int]]) -> None:
+        self.scenes, self.parts = scenes, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, part: int) -> DistillationBatch:
+        return batch_of(self.scenes, self.parts[part])
 
 
 def held_out_indices(

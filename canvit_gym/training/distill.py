@@ -33,6 +33,7 @@ from canvit_gym.training.common import generator_for
 from canvit_gym.training.loop import Figures, Finished
 from canvit_gym.training.muon import Muon
 from canvit_gym.training.processes import Processes
+from canvit_gym.training.reconstruction import cosines
 from canvit_gym.training.rollouts import coarse_to_fine, draw_viewpoint, scenes_of
 from canvit_gym.training.schedules import decay, warmup
 from canvit_gym.training.teachers.base import Teacher, TeacherFeatures
@@ -473,17 +474,10 @@ class DistillationObjective:
         self, state: RecurrentState, targets: Targets, labels: Tensor
     ) -> dict[str, Tensor]:
         """For each scene, float [B], by name."""
-        kept = self.kept
-        patches, cls = kept.predict_teacher_patches(state), kept.predict_teacher_cls(state)
-        raw_patches = kept.teacher_patch_standardizer.destandardize(patches)
-        raw_cls = self._destandardized(cls)
-        found = {
-            "patch_cos_standardized": F.cosine_similarity(patches, targets.patches, dim=-1).mean(1),
-            "patch_cos_raw": F.cosine_similarity(raw_patches, targets.raw_patches, dim=-1).mean(1),
-            "cls_cos_standardized": F.cosine_similarity(cls, targets.cls, dim=-1),
-            "cls_cos_raw": F.cosine_similarity(raw_cls, targets.raw_cls, dim=-1),
-        }
+        features = TeacherFeatures(patches=targets.raw_patches, cls=targets.raw_cls)
+        found = cosines(self.kept, state, features)
         if self.classifier is not None:
+            raw_cls = self._destandardized(self.kept.predict_teacher_cls(state))
             found["top1"] = (self._classes(raw_cls).argmax(1) == labels).float()
         return found
 

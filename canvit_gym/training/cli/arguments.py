@@ -42,6 +42,48 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """Arguments of commands that measure what was trained."""
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="at most so many scenes, evenly spaced (default: all)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="a .json file for the figures"
+    )
+    parser.add_argument("--batch-size", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--device", default="cpu", help="such as cuda (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that prepare scenes (%(default)s)"
+    )
+    parser.set_defaults(goes_on="nothing was written")
+
+
+def check_measuring(args: argparse.Namespace) -> None:
+    """Raise ValueError or OSError for arguments of `add_measuring` that would fail later."""
+    from canvit_gym.errors import require_device, require_int
+    from canvit_gym.files import require_writable
+
+    if args.limit is not None:
+        require_int("limit", args.limit, at_least=1, what="scenes")
+    require_int("batch_size", args.batch_size, at_least=1)
+    require_int("workers", args.workers, at_least=0)
+    require_device(args.device)
+    if args.out.is_dir():
+        raise IsADirectoryError(f"{args.out} is a folder; give --out a file, such as x.json.")
+    require_writable(args.out.parent)
+
+
+def report(args: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Write the figures of a measurement, whole, and say where."""
+    from canvit_gym.files import write_json
+
+    write_json(args.out, figures)
+    print(f"{figures['num_scenes']} scenes; the figures are in {args.out}.")
+
+
 def settings_of(
     args: argparse.Namespace, kinds: Mapping[str, type[Any]], *, command: Command
 ) -> Any:
