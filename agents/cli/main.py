@@ -10,7 +10,7 @@ from types import ModuleType
 
 from canvit_agents.cli import compare, demo, evaluate, features, headroom, play, report, train
 from canvit_gym.errors import UnexpectedKeyword, with_hint
-from canvit_gym.training.cli import finetune, pretrain, probe, reconstruct
+from canvit_gym.training.cli import finetune, passive, pretrain, probe, reconstruct
 
 COMMANDS: dict[str, ModuleType] = {
     "headroom": headroom,
@@ -25,6 +25,7 @@ COMMANDS: dict[str, ModuleType] = {
     "finetune": finetune,
     "probe": probe,
     "reconstruct": reconstruct,
+    "passive": passive,
 }
 """Modules by the command's name; those that train CanViT itself are of `canvit_gym`. Each has HELP,
 add_arguments and run, and imports what is heavy when it runs, so that --help is quick."""

@@ -42,9 +42,14 @@ def open_dense(name: str | Path, *, size_px: int) -> Scenes:
     if name == EMOJI:
         _require_emoji_size(size_px)
         return EmojiScenes(split="test")
-    if (Path(name).expanduser() / "images" / "validation").is_dir():
+    if is_ade20k(name):
         return ADE20KScenes(name, split="test", size_px=size_px, fit="crop")
     return open_judged(name, size_px=size_px)
+
+
+def is_ade20k(name: str | Path) -> bool:
+    """Whether a folder is laid out as ADEChallengeData2016."""
+    return (Path(name).expanduser() / "images" / "validation").is_dir()
 
 
 def open_labelled(name: str | Path, *, size_px: int, imagenet: bool) -> Scenes:
