@@ -8,8 +8,8 @@ t, row, col, scale: which glimpse, and where. Once the policy has stopped, there
     where is null, and all else stays as it was.
 potential_<name>: each potential of the task after the glimpse.
 The task's outcome after the glimpse: numbers, or lists of them. Where scenes are named: label,
-prediction and correct; where places are labelled: intersection and union, in pixels, with an entry
-for each class.
+prediction and correct, with many classes in_top5; where places are labelled: intersection and
+union, in pixels, with an entry for each class.
 best_candidate, rank: only with `--regret`; see `Trajectories.peeks`.
 
 The file's metadata holds the settings that decide the content, the versions that made it, and a

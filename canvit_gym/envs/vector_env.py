@@ -48,7 +48,8 @@ class CanViTVectorEnv(VectorEnv[Any, Any, Any]):
 
     infos, each an array with one entry a row (and a mask `_key`, as Gymnasium does):
     scene: index in the scenes. The task's outcome: label, prediction and correct of a
-    classification; intersection and union, a number for each class, of a segmentation.
+    classification, and with many classes in_top5; intersection and union, a number for each class,
+    of a segmentation.
     viewpoint: float32 [3], (row, col, scale) just looked at; zeros where the row stopped instead.
     potential_before, potential_after: every potential of the task by name, so that a trajectory
     can be rewarded anew offline.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from canvit_agents.judging.evidence import Evidence, Trajectories
-from canvit_gym.tasks.classification import Classification
+from canvit_gym.tasks.classification import ACCURACY
 from canvit_gym.tasks.segmentation import Segmentation
 
 
@@ -90,7 +90,7 @@ def settings(name: str, learned: bool, **changes: Any) -> dict[str, Any]:
         "num_glimpses": 2,
         "potential": "log_prob",
         "metric": {"name": "accuracy"},
-        "metrics": [asdict(metric) for metric in Classification.metrics],
+        "metrics": [asdict(ACCURACY)],
         "confidence": "neg_entropy",
         "candidates": None,
         "backbone": {"name": "mini", "sha256": "0" * 64},

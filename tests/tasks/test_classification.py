@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from canvit_gym.envs.rollout import Rollout
+from canvit_gym.model.heads import CanViTForImageClassification
 from canvit_gym.scenes.emoji import EmojiScenes
-from canvit_gym.tasks.classification import POTENTIALS, Classification
+from canvit_gym.tasks.classification import ACCURACY, POTENTIALS, Classification
 
 
 @pytest.fixture
@@ -78,3 +79,31 @@ def test_scenes_without_a_label_are_refused_by_name(task: Classification) -> Non
 def test_a_model_that_names_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="is a Linear, which lacks n_classes, logits; give it"):
         Classification(model=torch.nn.Linear(1, 1), class_names=("cat",))  # type: ignore[arg-type]
+
+
+def test_top_5_is_of_tasks_with_many_classes(task: Classification) -> None:
+    few = task.judge(torch.zeros(1, 16).log_softmax(1), torch.tensor([0]))
+    assert "in_top5" not in few.outcome and task.metrics == (ACCURACY,)
+
+    many = many_classes(task)
+    assert [metric.name for metric in many.metrics] == ["accuracy", "top5"]
+    belief = torch.arange(100, 0, -1.0).expand(6, -1).log_softmax(dim=1)
+    verdict = many.judge(belief, torch.tensor([0, 3, 4, 5, 6, 99]))
+    assert verdict.outcome["in_top5"].tolist() == [True, True, True, False, False, False]
+    assert verdict.outcome["correct"].tolist() == [True, *[False] * 5]
+    # A belief that is no number is never right.
+    assert (
+        not many.judge(belief * math.nan, torch.tensor([0, 3, 4, 5, 6, 99]))
+        .outcome["in_top5"]
+        .any()
+    )
+
+
+def test_what_is_right_is_in_the_top_5_even_where_all_are_equal(task: Classification) -> None:
+    outcome = many_classes(task).judge(torch.zeros(1, 100), torch.tensor([0])).outcome
+    assert outcome["correct"] and outcome["in_top5"]
+
+
+def many_classes(task: Classification) -> Classification:
+    model = CanViTForImageClassification(canvit_config=task.model.canvit.config, n_classes=100)
+    return Classification(model=model, class_names=tuple(map(str, range(100))))

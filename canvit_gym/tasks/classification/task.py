@@ -19,6 +19,10 @@ from canvit_gym.tasks.classification.pictures import belief_panel, describe_beli
 Potential = Literal["log_prob", "prob", "margin", "correct", "neg_entropy"]
 POTENTIALS: tuple[Potential, ...] = get_args(Potential)
 
+_TOP, _MANY_CLASSES = 5, 100
+ACCURACY = Metric(name="accuracy", title="accuracy", values="correct")
+_TOP5 = Metric(name="top5", title="top-5 accuracy", values="in_top5")
+
 
 class Classifier(RecurrentModel, Protocol):
     """A recurrent model that names scenes."""
@@ -44,7 +48,6 @@ class Classification:
     potential_names = POTENTIALS
     headline = "correct"
     confidence = "neg_entropy"
-    metrics = (Metric(name="accuracy", title="accuracy", values="correct"),)
     success = "correct"
     goal = "names what the scene shows"
     answer_title = "CanViT says"
@@ -58,6 +61,15 @@ class Classification:
                 f"The backbone names {self.model.n_classes} classes but the scenes have "
                 f"{len(self.class_names)}; choose a checkpoint that was trained on these classes."
             )
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Accuracy, and where there are at least 100 classes, as ImageNet's, top-5 accuracy."""
+        return (ACCURACY, _TOP5) if self._has_top5 else (ACCURACY,)
+
+    @property
+    def _has_top5(self) -> bool:
+        return len(self.class_names) >= _MANY_CLASSES
 
     def belief(self, state: State) -> Tensor:
         """Log-probabilities of the classes: float32 [B, classes]."""
@@ -82,7 +94,8 @@ class Classification:
         the best other class's p, in [-1, 1]. correct: 1 where the most probable class is the label,
         else 0. neg_entropy: sum of p log p, nats, at most 0; needs no label.
 
-        Outcome: label and prediction, int64; correct, bool.
+        Outcome: label and prediction, int64; correct, bool; with at least 100 classes in_top5,
+        bool: whether fewer than five classes are more probable than the label.
         """
         prob = belief.exp()
         at_label = targets[:, None]
@@ -90,6 +103,10 @@ class Classification:
         best_other = prob.scatter(1, at_label, -1.0).amax(dim=1)
         prediction = belief.argmax(dim=1)
         correct = prediction == targets
+        outcome = {"label": targets, "prediction": prediction, "correct": correct}
+        if self._has_top5:
+            above = ~(belief <= belief.gather(1, at_label))  # NaN is above all
+            outcome["in_top5"] = above.sum(dim=1) < _TOP
         return Verdict(
             potentials={
                 "log_prob": belief.gather(1, at_label)[:, 0],
@@ -98,7 +115,7 @@ class Classification:
                 "correct": correct.float(),
                 "neg_entropy": (prob * belief).sum(dim=1),
             },
-            outcome={"label": targets, "prediction": prediction, "correct": correct},
+            outcome=outcome,
         )
 
     def panels(self, judged: Judged) -> list[Panel]:
