@@ -8,7 +8,17 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from canvit_agents.cli import compare, demo, evaluate, features, headroom, play, report, train
+from canvit_agents.cli import (
+    compare,
+    demo,
+    evaluate,
+    features,
+    headroom,
+    masks,
+    play,
+    report,
+    train,
+)
 from canvit_gym.errors import UnexpectedKeyword, with_hint
 from canvit_gym.training.cli import finetune, passive, pretrain, probe, reconstruct
 
@@ -17,6 +27,7 @@ COMMANDS: dict[str, ModuleType] = {
     "train": train,
     "evaluate": evaluate,
     "compare": compare,
+    "masks": masks,
     "report": report,
     "play": play,
     "demo": demo,

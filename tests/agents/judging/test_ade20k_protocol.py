@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -200,3 +201,75 @@ def test_the_evidence_has_intersections_and_unions(evaluation: Path) -> None:
     manifest = json.loads((evaluation / "manifest.json").read_text())
     assert manifest["metric"] == {"name": "mean_iou", "label_size_px": SIZE_PX}
     assert manifest["num_glimpses"] == 21
+
+
+def test_mask_rows_hold_each_mask_and_its_area(
+    evaluation: Path,
+    ade20k: Path,
+    summary: dict[str, Any],
+    reference_task: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from canvit_pytorch.benchmarks import ade20k as benchmark
+
+    spec = config.BackboneSpec(dim=32, patch_size_px=16, layerscale=1.0, **TINY)
+    monkeypatch.setitem(config.BACKBONES, "mini8", spec)
+    out = tmp_path / "masks.parquet"
+    assert main(["masks", str(evaluation), "--out", str(out)]) == 0
+    rows = pq.read_table(out).to_pylist()
+
+    dataset = benchmark.ADE20kDataset(
+        root=ade20k, split="validation", transform=benchmark.evaluation_transform(SIZE_PX)
+    )
+    for row in rows:
+        label = dataset[row["scene"]][1]
+        assert row["gt_area_px"] == int((label == row["class_id"]).sum())
+        assert row["inter_px"] <= row["gt_area_px"] <= row["union_px"] and row["union_px"] > 0
+    # No mask is missing, and all together they are the mean IoU of the run.
+    masks = {(i, int(c)) for i in range(3) for c in dataset[i][1].unique() if c != 255}
+    for policy, figures in summary["policies"].items():
+        for t in (0, BUDGET):
+            these = [row for row in rows if row["policy"] == policy and row["t"] == t]
+            assert masks <= {(row["scene"], row["class_id"]) for row in these}
+            of_class: dict[int, list[int]] = {}
+            for row in these:
+                sums = of_class.setdefault(row["class_id"], [0, 0])
+                sums[0] += row["inter_px"]
+                sums[1] += row["union_px"]
+            iou = np.mean([inter / union for inter, union in of_class.values()])
+            assert iou == pytest.approx(figures["mean_iou"][t], abs=1e-9)
+
+
+def test_mask_rows_of_another_task_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    arguments = ["evaluate", "--env", "CanViT-Emoji-v0", "--policies", "random", "--scenes", "2"]
+    assert main([*arguments, "--budget", "1", "--out", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["masks", str(run), "--out", str(tmp_path / "x.parquet")]) == 2
+    error = capsys.readouterr().err
+    assert "is a run of CanViT-Emoji-v0, which has no masks" in error and error.count("\n") == 1
+
+
+def test_mask_rows_of_other_pictures_are_refused(
+    evaluation: Path,
+    ade20k: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spec = config.BackboneSpec(dim=32, patch_size_px=16, layerscale=1.0, **TINY)
+    monkeypatch.setitem(config.BACKBONES, "mini8", spec)
+    kept, path = tmp_path / "kept.png", next((ade20k / "annotations/validation").glob("*2.png"))
+    shutil.copy(path, kept)
+    try:
+        with Image.open(kept) as mask:
+            Image.new("L", mask.size, 3).save(path)
+        assert main(["masks", str(evaluation), "--out", str(tmp_path / "x.parquet")]) == 2
+    finally:
+        shutil.copy(kept, path)
+    error = capsys.readouterr().err
+    assert "Scene 1 (" in error and "another one than in the run" in error
+    assert error.count("\n") == 1 and not (tmp_path / "x.parquet").exists()
