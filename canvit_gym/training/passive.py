@@ -149,6 +149,10 @@ def measure(
                 device=device,
                 show=show,
             )
+            if not counts.any():
+                raise ValueError(
+                    f"None of the {len(indices)} masks has a labelled pixel; give more."
+                )
             rows.append({"picture_size_px": size, "miou": mean_iou(counts)})
     else:
         classifier = _classifier(probe, teacher)

@@ -42,6 +42,8 @@ def open_dense(name: str | Path, *, size_px: int) -> Scenes:
     if name == EMOJI:
         _require_emoji_size(size_px)
         return EmojiScenes(split="test")
+    if name == ALBUM:
+        return AlbumScenes(size_px=size_px)
     if is_ade20k(name):
         return ADE20KScenes(name, split="test", size_px=size_px, fit="crop")
     return open_judged(name, size_px=size_px)

@@ -179,6 +179,26 @@ def test_neither_batches_nor_workers_nor_other_scenes_change_a_scenes_figures(
         torch.testing.assert_close(values, together[name][[1, 0]], atol=1e-5, rtol=0)
 
 
+def test_bfloat16_is_of_the_canvit_alone(checkpoint: Path) -> None:
+    """Its rounding (2^-9 of a value) shows, and is small; the teacher stays float32."""
+    seen: list[torch.dtype] = []
+
+    class Watched(TinyTeacher):
+        def __call__(self, pictures: torch.Tensor) -> TeacherFeatures:
+            seen.append(torch.nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)).dtype)
+            return super().__call__(pictures)
+
+    model = CanViTForPretraining.from_pretrained(checkpoint)
+    exact, rounded = (
+        reconstruct(model, Watched(), SCENES, range(4), how=replace(HOW, precision=p), show=False)
+        for p in ("float32", "bfloat16")
+    )
+    assert seen == [torch.float32] * 2
+    for name, values in exact.items():
+        assert not values.equal(rounded[name])
+        torch.testing.assert_close(values, rounded[name], atol=0.05, rtol=0)
+
+
 def test_views_are_of_the_seed_and_inside() -> None:
     first, again, other = (
         random_views([3, 4], num_glimpses=20, min_scale=0.25, seed=seed) for seed in (0, 0, 1)
@@ -223,10 +243,13 @@ def test_the_command_writes_and_shows_figures(
 
 
 @pytest.mark.usefixtures("tiny")
-def test_ade20k_folders_are_known(checkpoint: Path, tmp_path: Path, ade20k_folder: Path) -> None:
+def test_ade20k_folders_and_the_album_are_known(
+    checkpoint: Path, tmp_path: Path, ade20k_folder: Path
+) -> None:
     out = tmp_path / "figures.json"
-    assert main(arguments(checkpoint, out, scenes=str(ade20k_folder))) == 0
-    assert json.loads(out.read_text())["num_scenes"] >= 1
+    for scenes, count in ((str(ade20k_folder), 3), ("album", 5)):
+        assert main(arguments(checkpoint, out, scenes=scenes)) == 0
+        assert json.loads(out.read_text())["num_scenes"] == count
 
 
 class Wide(TinyTeacher):

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scenes",
         required=True,
         metavar="DIR",
-        help="an ADE20K folder, another folder of pictures, or emoji",
+        help="an ADE20K folder, another folder of pictures, album or emoji",
     )
     parser.add_argument("--glimpses", type=int, default=10, metavar="N", help="R-IID (%(default)s)")
     parser.add_argument(
