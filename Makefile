@@ -25,7 +25,7 @@ coverage:
 
 # What the extra "teachers" brings: too heavy for `make test`, which skips these tests without it.
 test-extras: .venv/extras.installed
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests/training/test_teachers.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/training/test_teachers.py tests/training/test_passive.py tests/scenes/test_album.py
 
 # The lowest versions that pyproject.toml allows, in an environment of their own.
 test-lowest: .venv-lowest/installed
