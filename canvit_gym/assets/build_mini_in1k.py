@@ -1,5 +1,7 @@
-"""Make the embedded `mini-in1k` from a run of `canvit-gym pretrain --preset mini-in1k`, and measure
-it beside its teacher: `python -m canvit_gym.assets.build_mini_in1k RUN NAME=DIR ...`.
+"""Make the embedded `mini-in1k` and measure it beside its teacher:
+`python -m canvit_gym.assets.build_mini_in1k RUN NAME=DIR ...`.
+
+RUN is of `canvit-gym pretrain --preset mini-in1k-longer`, begun from one of `mini-in1k`.
 
 Fuses the teacher's own classifier into the run's checkpoint, and writes `mini_in1k/` here: the
 checkpoint and evaluation.json. Nothing is chosen by what is measured.
@@ -40,7 +42,8 @@ def build(run: Path, out: Path, *, pictures: dict[str, Path]) -> None:
         CanViTForPretraining.from_pretrained(run), probe_weight=weight, probe_bias=bias
     )
     record = json.loads((run / "config.json").read_text())["training"]
-    record["scenes"] = Path(record["scenes"]).name  # not where they lay
+    for name in ("scenes", "init"):  # not where they lay
+        record[name] = record[name] and Path(record[name]).name
     model.save_pretrained(out, extra_config={"training": record})
     figures = {name: measure(model, teacher, root) for name, root in pictures.items()}
     write_json(out / "evaluation.json", figures)
