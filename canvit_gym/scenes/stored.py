@@ -149,6 +149,37 @@ def shuffled(
     )
 
 
+def chosen_rows(
+    known: np.ndarray,
+    *,
+    split: Split,
+    labels: Labels,
+    name_of: Callable[[int], str],
+    root: Path,
+    layout: str,
+) -> np.ndarray:
+    """The rows, int64, that are scenes of a split, of pictures with labels `known`, int32, -1 where
+    there is none.
+
+    name_of: the name of a row, which decides its split. layout: what is accepted, for the sentence.
+    Raises ValueError where there are none.
+    """
+    rows = np.flatnonzero(known >= (0 if labels == "required" else -1))
+    if not len(rows):
+        raise ValueError(
+            f"None of the {len(known)} pictures in {printable(root)} has a label; {layout}, so add"
+            " labels."
+        )
+    if split != "all":
+        rows = rows[[split_of(name_of(int(row))) == split for row in rows]]
+    if not len(rows):
+        raise ValueError(
+            f'None of the pictures in {printable(root)} falls into split "{split}"; add pictures or'
+            ' use split="all".'
+        )
+    return rows
+
+
 def split_of(name: str) -> Literal["train", "test"]:
     """The split of the picture of this name: the same on every machine."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()

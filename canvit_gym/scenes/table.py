@@ -33,9 +33,9 @@ from canvit_gym.scenes.stored import (
     Labels,
     Split,
     StoredScenes,
+    chosen_rows,
     shuffled,
     some,
-    split_of,
 )
 
 if TYPE_CHECKING:
@@ -121,7 +121,10 @@ class TableScenes(StoredScenes):
         if not len(self._labels):
             raise ValueError(f"The tables in {printable(root)} hold no pictures; {LAYOUT}.")
         self.class_names = self._name_classes(features.get(label or "", {}), classes)
-        self._rows = self._choose(split, labels)
+        self._rows = chosen_rows(
+            self._labels, split=split, labels=labels, name_of=self._row_name, root=root,
+            layout=LAYOUT,
+        )  # fmt: skip
 
     def _name_classes(self, feature: Mapping[str, Any], classes: Classes) -> tuple[str, ...]:
         """The names of the classes; for ImageNet, labels become its ids."""
@@ -152,22 +155,6 @@ class TableScenes(StoredScenes):
         # The last entry answers for the label -1.
         self._labels = np.array([*ids, -1], dtype=np.int32)[self._labels]
         return CLASS_NAMES
-
-    def _choose(self, split: Split, labels: Labels) -> np.ndarray:
-        rows = np.flatnonzero(self._labels >= (0 if labels == "required" else -1))
-        if not len(rows):
-            raise ValueError(
-                f"None of the {len(self._labels)} pictures in {printable(self.root)} has a label;"
-                f" {LAYOUT}, so add labels."
-            )
-        if split != "all":
-            rows = rows[[split_of(self._row_name(int(row))) == split for row in rows]]
-        if not len(rows):
-            raise ValueError(
-                f'None of the pictures in {printable(self.root)} falls into split "{split}"; add'
-                ' pictures or use split="all".'
-            )
-        return rows
 
     @property
     def labels(self) -> np.ndarray:

@@ -40,9 +40,9 @@ from canvit_gym.scenes.stored import (
     Labels,
     Split,
     StoredScenes,
+    chosen_rows,
     shuffled,
     some,
-    split_of,
 )
 
 Member = Literal["picture", "json", "cls.npy", "ptch.npy"]
@@ -123,20 +123,10 @@ class TarScenes(StoredScenes):
         """The rows of the table that are scenes; None for all of them."""
         if split == "all" and (labels == "any" or not (self._labels < 0).any()):
             return None
-        rows = np.flatnonzero(self._labels >= (0 if labels == "required" else -1))
-        if not len(rows):
-            raise ValueError(
-                f"None of the {len(self._labels)} pictures in {printable(self.root)} has a label;"
-                f" {LAYOUT}, so add labels."
-            )
-        if split != "all":
-            rows = rows[[split_of(self._row_name(int(row))) == split for row in rows]]
-        if not len(rows):
-            raise ValueError(
-                f'None of the pictures in {printable(self.root)} falls into split "{split}"; add'
-                ' pictures or use split="all".'
-            )
-        return rows
+        return chosen_rows(
+            self._labels, split=split, labels=labels, name_of=self._row_name, root=self.root,
+            layout=LAYOUT,
+        )  # fmt: skip
 
     @property
     def labels(self) -> np.ndarray:
