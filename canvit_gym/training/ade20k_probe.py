@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from canvit_gym.envs.rollout import Precision
 from canvit_gym.errors import require_choice, require_int, require_number
 from canvit_gym.geometry import Viewpoint, sample_at_viewpoint
 from canvit_gym.model.canvit import Core
@@ -30,7 +31,6 @@ from canvit_gym.scenes.ade20k import ADE20KScenes
 from canvit_gym.scenes.base import IGNORE, Scenes
 from canvit_gym.training.batches import held_out_indices
 from canvit_gym.training.common import EpochOrder, generator_for, seed_for
-from canvit_gym.training.distill import Precision
 from canvit_gym.training.loop import Figures, Finished, Loop, Pace
 from canvit_gym.training.probe import AugmentedADE20K, load_backbone
 from canvit_gym.training.processes import Processes

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from canvit_gym.envs.rollout import Precision
 from canvit_gym.errors import require_choice, require_int, require_number
 from canvit_gym.geometry import (
     Viewpoint,
@@ -41,7 +42,6 @@ from canvit_gym.training.teachers.base import Teacher, TeacherFeatures
 PROBE = "probe"
 """Directory in a run's, with the teacher's classifier as a linear probe of its CLS."""
 
-Precision = Literal["float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
 Statistics = Literal["position", "channel"]
 

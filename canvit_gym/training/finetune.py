@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from canvit_gym.envs.rollout import Precision
 from canvit_gym.errors import require_choice, require_int, require_number
 from canvit_gym.geometry import Viewpoint, sample_at_viewpoint
 from canvit_gym.model.checkpoints import load_model
@@ -25,7 +26,6 @@ from canvit_gym.model.heads import CanViTForImageClassification, CanViTForPretra
 from canvit_gym.scenes.base import Scenes
 from canvit_gym.training.batches import SceneBatches, batch_of, held_out_indices
 from canvit_gym.training.common import compile_core, generator_for
-from canvit_gym.training.distill import Precision
 from canvit_gym.training.loop import Figures, Finished, Loop, Pace
 from canvit_gym.training.processes import Processes
 from canvit_gym.training.rollouts import coarse_to_fine, draw_viewpoint, scenes_of
